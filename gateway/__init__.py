@@ -1,0 +1,1 @@
+"""The proxy: HTTP surface, relay, upstream client, simulator, commands. May import monitors."""

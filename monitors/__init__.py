@@ -1,0 +1,1 @@
+"""Judging, free of I/O where it can be. Imports neither gateway nor evaluator."""

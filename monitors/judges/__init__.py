@@ -1,0 +1,1 @@
+"""Judges: anything that scores a passage."""

@@ -1,0 +1,67 @@
+"""What every judge takes and gives: passages in, verdicts out, in the same order.
+
+A judge is synchronous, batched, pure CPU or I/O of its own; `monitors.judges.service` runs it off the
+event loop, bounds its queue and its time, and turns every failure into an `unknown` verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from monitors.taxonomy import Scenario, Stage
+
+
+@dataclass(slots=True, frozen=True)
+class Passage:
+    """One passage to judge.
+
+    `request` is the user's request it belongs to ("" for input passages, whose text is the request).
+    `earlier` holds the steps before it, oldest first, as far as the judge's window wants them.
+    """
+
+    stage: Stage
+    text: str
+    request: str = ""
+    earlier: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class Verdict:
+    """A judge's scores for one passage.
+
+    `unsafe`: calibrated so that 0.5 is the judge's operating point for the stage; None is `unknown`
+    (the judge failed, timed out, or cannot read the text), which is never `safe`. Exactly 1.0 is
+    certainty and only rules give it: evidence does not clip it.
+    `scenarios`: probability that the passage is unsafe *and* of that scenario; the values add up to at
+    most `unsafe` for a probabilistic judge; scenarios left out are 0.
+    `ms`: milliseconds from hand-over to verdict, queueing included. `reason`: why it is unknown.
+    """
+
+    unsafe: float | None
+    judge: str
+    scenarios: Mapping[Scenario, float] = field(default_factory=dict)
+    ms: float = 0.0
+    reason: str | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the judge could not tell."""
+        return self.unsafe is None
+
+    @classmethod
+    def of_unknown(cls, judge: str, reason: str, ms: float = 0.0) -> Verdict:
+        """The verdict of a judge that could not tell, and why."""
+        return cls(unsafe=None, judge=judge, ms=ms, reason=reason)
+
+
+class Judge(Protocol):
+    """Anything that scores passages. Thread-safe: `score` runs in a worker thread."""
+
+    @property
+    def name(self) -> str:
+        """Name and version, as audit records show it, e.g. `embedded@1a2b3c4d`."""
+
+    def score(self, passages: Sequence[Passage]) -> list[Verdict]:
+        """One verdict per passage, in order. May raise; the caller turns that into `unknown`."""

@@ -1,0 +1,77 @@
+"""Recorded generations on disk: JSON lines, gzip by file name.
+
+A trace row is `{id, prompt, reasoning, answer}` plus optional keys; unknown keys are ignored.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from monitors.errors import TraceError
+from monitors.taxonomy import Scenario
+
+
+class Trace(BaseModel):
+    """One recorded generation. `onset_char` counts over reasoning + answer."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    prompt: str
+    reasoning: str | None = ""
+    answer: str | None = ""
+    source: str | None = None
+    model: str | None = None
+    unsafe_reasoning: int | None = Field(default=None, ge=0, le=1)
+    unsafe_answer: int | None = Field(default=None, ge=0, le=1)
+    scenario: Scenario | None = None
+    safe_continuation: str | None = None
+    onset_char: int | None = Field(default=None, ge=0)
+    images: list[str] = Field(default_factory=list)
+
+
+def open_text(path: Path, mode: str = "r") -> IO[str]:
+    """Open a text file as UTF-8; through gzip when its name ends in `.gz`."""
+    if path.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, mode + "t", encoding="utf-8"))
+    return path.open(mode, encoding="utf-8")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | TraceError]]:
+    """Yield (line number, row) of a JSON-lines file; a line that is no JSON object yields its error.
+
+    Blank lines are skipped. Raises OSError where the file cannot be read.
+    """
+    with open_text(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                yield number, TraceError(str(path), number, None, f"not JSON: {error}")
+                continue
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                yield number, TraceError(str(path), number, None, "not a JSON object")
+
+
+def read_traces(path: Path) -> Iterator[tuple[int, Trace | TraceError]]:
+    """Yield (line number, trace) of a trace file; a bad row yields its error, naming the field."""
+    for number, row in read_rows(path):
+        if isinstance(row, TraceError):
+            yield number, row
+            continue
+        try:
+            yield number, Trace.model_validate(row)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or None
+            yield number, TraceError(str(path), number, field, first["msg"])
