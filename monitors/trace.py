@@ -44,7 +44,7 @@ def open_text(path: Path, mode: str = "r") -> IO[str]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | TraceError]]:
-    """Yield (line number, row) of a JSON-lines file; a line that is no JSON object yields its error.
+    """Yield (line number, row) of a JSON-lines file; a line that is no object yields its error.
 
     Blank lines are skipped. Raises OSError where the file cannot be read.
     """

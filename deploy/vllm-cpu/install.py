@@ -76,7 +76,9 @@ def pip_install(python: Path, *options: str) -> tuple[int, str]:
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", *options]
     command += ["-r", str(REQUIREMENTS)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     sys.stdout.write(done.stdout)
     return done.returncode, done.stdout
 
@@ -129,7 +131,7 @@ def write_alias(site: Path) -> None:
 def check_imports(python: Path) -> None:
     """Import what serving needs, so that a broken install shows here and not later."""
     code = "import torchvision.transforms, vllm, importlib.metadata as m; print(m.version('vllm'))"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    done = subprocess.run([str(python), "-c", code], check=False, capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr[-3000:])
         fail("the installed vLLM does not import", "remove the folder and run this again")
@@ -153,7 +155,7 @@ def main() -> None:
     check_machine(venv)
     started = time.monotonic()
     print(f"installing vLLM for CPUs into {venv}: about 2 minutes, 2.7 GB", flush=True)
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)])
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=False)
     if made.returncode:
         fail("the virtual environment could not be made", "on Debian: apt install python3.11-venv")
     install_packages(python)

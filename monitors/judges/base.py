@@ -13,6 +13,13 @@ from typing import Protocol
 from monitors.taxonomy import Scenario, Stage
 
 
+OVERLOAD = "overload"
+"""`Verdict.reason` when the judge's queue was full."""
+
+TIMEOUT = "timeout"
+"""`Verdict.reason` when the judge was too late."""
+
+
 @dataclass(slots=True, frozen=True)
 class Passage:
     """One passage to judge.
@@ -49,6 +56,11 @@ class Verdict:
     def unknown(self) -> bool:
         """Whether the judge could not tell."""
         return self.unsafe is None
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether it is unknown for want of time or room; policies have a row of their own for it."""
+        return self.reason in (OVERLOAD, TIMEOUT)
 
     @classmethod
     def of_unknown(cls, judge: str, reason: str, ms: float = 0.0) -> Verdict:

@@ -1,4 +1,4 @@
-"""Steps: boundaries depend on the text alone, nothing is lost, nothing is cut inside a character."""
+"""Steps: boundaries depend on the text alone; nothing is lost or cut inside a character."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_steps_add_up_to_the_text_and_are_bounded(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "steps"),
     [
-        ("I think about this. Then I write it.", ["I think about this.", " Then I write it."]),
+        ("I think about it now. Then I write it.", ["I think about it now.", " Then I write it."]),
         (
             "Dr. Ada said 1. and 2. are one step. Next one is here.",
             ["Dr. Ada said 1. and 2.", " are one step. Next one is here."],

@@ -1,0 +1,121 @@
+"""The ASGI app: routes and lifespan. A path that is not guarded is not exposed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from traceback import extract_tb
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.chat import chat_completions, new_request_id
+from gateway.errors import to_reply
+from gateway.relay import Observer
+from gateway.settings import Settings
+from gateway.state import Gateway, open_gateway
+from monitors.errors import GuardError
+
+log = structlog.get_logger(__name__)
+
+_MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
+"""Of /v1/models; vLLM also shows paths of its machine."""
+
+
+def create_app(settings: Settings, *observers: Observer) -> FastAPI:
+    """The gateway as an ASGI app; starting it loads policy and judges and begins probing."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_gateway(settings, *observers) as gateway:
+            app.state.gateway = gateway
+            yield
+
+    return FastAPI(
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={HTTPException: _error_reply, Exception: _error_reply},
+        # Plain routes: a relay is an ASGI app of its own, not a value to be serialised.
+        routes=[
+            Route("/v1/chat/completions", _chat, methods=["POST"]),
+            Route("/v1/models", _models),
+            Route("/healthz", _healthz),
+            Route("/readyz", _readyz),
+            Route("/metrics", _metrics),
+        ],
+    )
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def _chat(request: Request) -> Any:
+    gateway = _gateway(request)
+    request_id = new_request_id()
+    try:
+        reply = await chat_completions(gateway, request, request_id)
+    except Exception as error:  # noqa: BLE001 - every error becomes a reply in OpenAI's shape
+        refused = _error_reply(request, error)
+        refused.headers["x-guard-request-id"] = request_id
+        gateway.telemetry.requests.labels("chat", str(refused.status_code)).inc()
+        return refused
+    gateway.telemetry.requests.labels("chat", "relayed").inc()
+    return reply
+
+
+async def _models(request: Request) -> Response:
+    gateway = _gateway(request)
+    try:
+        gateway.keys.authenticate(request.headers.get("authorization"))
+        listed = await gateway.upstream.models()
+    except Exception as error:  # noqa: BLE001 - as above
+        return _error_reply(request, error)
+    models = [
+        {name: model[name] for name in _MODEL_FIELDS if name in model}
+        for model in listed.get("data", [])
+    ]
+    return JSONResponse({"object": "list", "data": models})
+
+
+async def _healthz(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _readyz(request: Request) -> Response:
+    """Ready: the upstream answers and every model that it lists was probed."""
+    gateway = _gateway(request)
+    upstream = await gateway.upstream.alive()
+    ready = upstream and gateway.probes.ready
+    body = {
+        "ready": ready,
+        "upstream": upstream,
+        "policy": gateway.policy.label,
+        "mode": gateway.policy.mode.value,
+        "judges": gateway.judge_names,
+        "models": [report.as_dict() for report in gateway.probes.reports],
+    }
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+async def _metrics(request: Request) -> Response:
+    gateway = _gateway(request)
+    gateway.telemetry.live.set(gateway.live)
+    gateway.telemetry.queue.set(gateway.judges.waiting)
+    return Response(gateway.telemetry.render(), media_type="text/plain; version=0.0.4")
+
+
+def _error_reply(request: Request, error: Exception) -> Response:
+    status, body, headers = to_reply(error)
+    if not isinstance(error, GuardError | HTTPException):  # a bug: where, but no text of users
+        where = [f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+        log.error("internal error", error=type(error).__name__, where=where[-8:])
+    return JSONResponse(body, status_code=status, headers=headers)

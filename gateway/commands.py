@@ -1,0 +1,181 @@
+"""The gateway's commands. What a command needs is imported in it, so that the others start fast."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monitors.formats import Format
+from monitors.taxonomy import Mode
+
+
+class ExposeOption(StrEnum):
+    """How much of the guard object every client sees."""
+
+    ACTION = "action"
+    DETAIL = "detail"
+
+
+class ReasoningField(StrEnum):
+    """Where the simulated model writes its thinking."""
+
+    REASONING = "reasoning"
+    REASONING_CONTENT = "reasoning_content"
+    INLINE = "inline"
+
+
+class Chunking(StrEnum):
+    """How the simulated model cuts its deltas."""
+
+    TOKEN = "token"
+    RANDOM = "random"
+    WHOLE = "whole"
+
+
+UPSTREAM_KEY = "MLRM_GUARD_UPSTREAM_KEY"
+
+
+def serve(
+    upstream: Annotated[str, typer.Option(help="Base URL of vLLM, ending in /v1.")],
+    policy: Annotated[Path, typer.Option(help="Policy file (YAML).")],
+    host: Annotated[str, typer.Option(help="Address to bind; beyond loopback needs --keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind.")] = 8080,
+    mode: Annotated[Mode | None, typer.Option(help="Overrides the policy's mode.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Overrides the judges of all stages: one judge's name.")
+    ] = None,
+    expose: Annotated[
+        ExposeOption, typer.Option(help="What `guard` shows to every client.")
+    ] = ExposeOption.ACTION,
+    keys: Annotated[Path | None, typer.Option(help="Key file (see `mlrm-guard keys`).")] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="How the upstream writes reasoning; default: probed.")
+    ] = None,
+    permissive: Annotated[
+        bool, typer.Option(help="Pass request fields that are not on the allow-list.")
+    ] = False,
+    max_streams: Annotated[int, typer.Option(min=1, help="Generations at a time.")] = 256,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve the guarded endpoint in front of a vLLM server.
+
+    The upstream's API key, if it wants one, is read from MLRM_GUARD_UPSTREAM_KEY.
+    """
+    import uvicorn
+
+    from gateway.app import create_app
+    from gateway.settings import Settings
+    from gateway.telemetry import configure_logs
+
+    settings = Settings(
+        upstream=upstream,
+        policy_file=policy,
+        host=host,
+        port=port,
+        mode=mode,
+        judge=judge,
+        expose=expose.value,
+        keys_file=keys,
+        upstream_key=os.environ.get(UPSTREAM_KEY),
+        format=format,
+        permissive=permissive,
+        max_streams=max_streams,
+    )
+    settings.check()
+    loaded = settings.policy()
+    configure_logs(log_level)
+    for warning in loaded.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if keys is None:
+        typer.echo(f"warning: no keys: whoever reaches {host} may use the gateway", err=True)
+    typer.echo(
+        f"mlrm-guard: http://{host}:{port}/v1 -> {upstream}, {loaded.label}, {loaded.mode}",
+        err=True,
+    )
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+
+
+def probe(
+    url: Annotated[str, typer.Argument(help="Base URL of vLLM, ending in /v1.")],
+    model: Annotated[str, typer.Argument(help="Model name as the server lists it.")],
+) -> None:
+    """Find out how an upstream goes on with a cut thought, and how it writes reasoning."""
+    from gateway.probe import probe as ask
+    from gateway.upstream import Upstream
+
+    async def run() -> dict[str, object]:
+        async with Upstream(url, api_key=os.environ.get(UPSTREAM_KEY)) as upstream:
+            return (await ask(upstream, model)).as_dict()
+
+    typer.echo(json.dumps(asyncio.run(run()), indent=2))
+
+
+def simulate(
+    traces: Annotated[Path, typer.Option(help="Trace file (JSON lines, gzip by name).")],
+    port: Annotated[int, typer.Option(min=0, max=65535)],
+    tokens_per_second: Annotated[float, typer.Option(min=0, help="0: as fast as possible.")],
+    reasoning_field: Annotated[ReasoningField, typer.Option()] = ReasoningField.REASONING,
+    chunking: Annotated[Chunking, typer.Option()] = Chunking.TOKEN,
+    seed: Annotated[int, typer.Option()] = 0,
+    ignore_correction: Annotated[
+        float, typer.Option(min=0, max=1, help="How often a safety thought is ignored.")
+    ] = 0.0,
+    strict_model: Annotated[bool, typer.Option(help="Refuse other model names.")] = False,
+) -> None:
+    """Serve recorded traces on vLLM's wire: a simulated reasoning model, for trials and tests."""
+    from gateway.simulate import run_simulator
+
+    run_simulator(
+        traces=traces,
+        port=port,
+        tokens_per_second=tokens_per_second,
+        reasoning_field=reasoning_field.value,
+        chunking=chunking.value,
+        seed=seed,
+        ignore_correction=ignore_correction,
+        strict_model=strict_model,
+    )
+
+
+keys = typer.Typer(help="API keys of the gateway.", no_args_is_help=True, add_completion=False)
+
+
+@keys.callback()
+def _keys() -> None:
+    """API keys of the gateway."""
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    right: Annotated[list[str] | None, typer.Option(help="A right, e.g. guard:detail.")] = None,
+) -> None:
+    """Make a key: print it once, and the line to add to the key file."""
+    from gateway.access import RIGHTS, key_hash
+    from gateway.access import new_key as make
+    from monitors.errors import UserError
+
+    rights = right or []
+    if unknown := set(rights) - set(RIGHTS):
+        raise UserError(f"unknown right {min(unknown)!r}; allowed: {', '.join(RIGHTS)}")
+    if name.split() != [name] or "#" in name:
+        raise UserError("the name must be one word without #")
+    key = make()
+    typer.echo(f"key (shown once): {key}")
+    typer.echo(f"{name} {key_hash(key)} {','.join(rights)}".rstrip())

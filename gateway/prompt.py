@@ -1,0 +1,327 @@
+"""Read the messages of a request: check their shape, build them anew, list what to judge.
+
+Nothing of a message reaches the upstream unless it was read here, key by key, so what was judged is
+what the model sees. What an assistant thought stands apart: it is judged as reasoning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from gateway.fields import bad, clip, mapping, text, unknown, wrong_type
+
+
+@dataclass(frozen=True, slots=True)
+class InputPassage:
+    """A piece of the prompt to judge. `role` is the field's name for what is in no message."""
+
+    role: str
+    kind: Literal["text", "reasoning"]
+    text: str
+    message_index: int | None
+
+
+_OPERATORS: Final = frozenset({"system", "developer"})
+_SENDERS: Final[Mapping[str, frozenset[str]]] = {
+    "system": frozenset({"role", "content", "name"}),
+    "developer": frozenset({"role", "content", "name"}),
+    "user": frozenset({"role", "content", "name"}),
+    "assistant": frozenset(
+        {"role", "content", "name", "refusal", "reasoning", "reasoning_content", "tool_calls"}
+        | {"annotations", "audio", "function_call"}  # in replies that clients send back, empty
+    ),
+    "tool": frozenset({"role", "content", "tool_call_id", "name"}),
+}
+_PART_KEYS: Final[Mapping[str, frozenset[str]]] = {
+    "text": frozenset({"type", "text", "prompt_cache_breakpoint"}),
+    "refusal": frozenset({"type", "refusal"}),
+    "image_url": frozenset({"type", "image_url", "prompt_cache_breakpoint"}),
+}
+_NAME = re.compile(r"[^\s<>|\\/]{1,64}")
+_CALL_ID = re.compile(r"[\w.:|-]{1,128}", re.ASCII)
+_MOST_CALLS = 128
+
+
+class Prompt:
+    """Reads the messages: gives them back built anew, and collects what to judge."""
+
+    def __init__(
+        self, *, permissive: bool, most_messages: int, most_images: int, depth: int
+    ) -> None:
+        self.passages: list[InputPassage] = []
+        self.images = 0
+        self.latest_user_text = ""
+        self._permissive = permissive
+        self._most_messages = most_messages
+        self._most_images = most_images
+        self._depth = depth
+        self._call_ids: set[str] = set()
+
+    def read(self, messages: Any) -> list[dict[str, Any]]:
+        """Return the messages to send upstream."""
+        if messages is None:
+            raise bad("messages", "is required", code="missing_required_parameter")
+        if not isinstance(messages, list):
+            raise wrong_type("messages", "a list")
+        if not 0 < len(messages) <= self._most_messages:
+            raise bad("messages", f"must hold 1 to {self._most_messages} messages")
+        read = [self._message(index, message) for index, message in enumerate(messages)]
+        if read[-1]["role"] == "assistant":
+            problem = "is an assistant's; to continue a message is not supported yet by this "
+            raise bad(
+                f"messages[{len(read) - 1}]", problem + "version, end with a user or tool message"
+            )
+        return read
+
+    def judge(
+        self,
+        role: str,
+        text: str,
+        index: int | None,
+        *,
+        kind: Literal["text", "reasoning"] = "text",
+        param: str,
+    ) -> None:
+        """Note a text to judge. Refuses reasoning closers: see `_refuse_closer`.
+
+        System prompts may hold them: those of R1-style models explain the tags to the model, and
+        our own parser finds the thinking wherever the server's puts it.
+        """
+        if role not in _OPERATORS:
+            self._refuse_closer(param, text)
+        if text.strip():
+            self.passages.append(InputPassage(role, kind, text, index))
+
+    def _refuse_closer(self, param: str, text: str) -> None:
+        # vLLM's simpler reasoning parsers look for the closer in the whole prompt, and where they
+        # find one they call all thinking answer.
+        if not self._permissive and _CLOSER.search(text):
+            raise bad(
+                param,
+                "holds a literal reasoning tag, which can blind the reasoning parser of the "
+                "server; escape it, or start the gateway with --permissive",
+            )
+
+    def _message(self, index: int, message: Any) -> dict[str, Any]:
+        place = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise wrong_type(place, "an object")
+        role = message.get("role")
+        if not isinstance(role, str) or role not in _SENDERS:
+            raise bad(f"{place}.role", f"must be one of {', '.join(_SENDERS)}")
+        for key in sorted(message.keys() - _SENDERS[role]):
+            raise unknown(f"{place}.{clip(key)}", key, dict.fromkeys(_SENDERS[role]))
+        read: dict[str, Any] = {"role": role}
+        if (name := message.get("name")) is not None:
+            _match(_NAME, f"{place}.name", name, "a name of 1 to 64 characters without spaces")
+            self.judge(role, name, index, param=f"{place}.name")
+            read["name"] = name
+        if role == "assistant":
+            return read | self._assistant(index, place, message)
+        if role == "tool":
+            read["tool_call_id"] = self._call_id(index, place, message.get("tool_call_id"))
+        content, text = self._content(f"{place}.content", message.get("content"), role)
+        self.judge(role, text, index, param=f"{place}.content")
+        if role == "user":
+            self.latest_user_text = text
+        return read | {"content": content}
+
+    def _call_id(self, index: int, place: str, call_id: Any) -> str:
+        place = f"{place}.tool_call_id"
+        _match(_CALL_ID, place, call_id, "an id of 1 to 128 letters, digits and . : | - _")
+        if call_id not in self._call_ids:  # else it was judged with its call
+            self.judge("tool", call_id, index, param=place)
+        return str(call_id)
+
+    def _assistant(self, index: int, place: str, message: dict[str, Any]) -> dict[str, Any]:
+        for key in ("audio", "function_call"):
+            if message.get(key) is not None:
+                raise bad(f"{place}.{key}", "is not accepted", code="unsupported_parameter")
+        read: dict[str, Any] = {}
+        for key in ("reasoning", "reasoning_content"):
+            if (thought := message.get(key)) is not None:
+                if not isinstance(thought, str):
+                    raise wrong_type(f"{place}.{key}", "a string")
+                self.judge("assistant", thought, index, kind="reasoning", param=f"{place}.{key}")
+                read[key] = thought
+        read["content"] = self._assistant_content(index, place, message)
+        if message.get("tool_calls"):
+            read["tool_calls"] = self._tool_calls(index, place, message["tool_calls"])
+        return read
+
+    def _assistant_content(self, index: int, place: str, message: dict[str, Any]) -> Any:
+        """Return the content without its inline thinking, which templates would drop anyway."""
+        said = message.get("refusal")
+        if said is not None and not isinstance(said, str):
+            raise wrong_type(f"{place}.refusal", "a string")
+        if message.get("content") is not None:
+            content, text = self._content(f"{place}.content", message["content"], "assistant")
+        else:
+            content = text = said or ""
+        thoughts, rest = _split_thinking(text)
+        for thought in thoughts:
+            self.judge("assistant", thought, index, kind="reasoning", param=f"{place}.content")
+        self.judge("assistant", rest, index, param=f"{place}.content")
+        return rest if thoughts else content
+
+    def _tool_calls(self, index: int, place: str, calls: Any) -> list[dict[str, Any]]:
+        place = f"{place}.tool_calls"
+        if not isinstance(calls, list) or len(calls) > _MOST_CALLS:
+            raise wrong_type(place, f"a list of at most {_MOST_CALLS} calls")
+        return [self._tool_call(index, f"{place}[{at}]", call) for at, call in enumerate(calls)]
+
+    def _tool_call(self, index: int, place: str, call: Any) -> dict[str, Any]:
+        _tool_call(place, call)
+        call_id, function = call["id"], call["function"]
+        _match(_CALL_ID, f"{place}.id", call_id, "1 to 128 letters, digits and . : | - _")
+        if call.get("type", "function") != "function":
+            raise bad(f"{place}.type", "must be 'function'")
+        name, arguments = function["name"], _arguments(function["arguments"], self._depth)
+        # The id too: some templates write it into the prompt.
+        self.judge("assistant", f"{call_id} {name} {arguments}", index, param=f"{place}.function")
+        self._call_ids.add(call_id)
+        called = {"name": name, "arguments": arguments}
+        return {"id": call_id, "type": "function", "function": called}
+
+    def _content(self, place: str, content: Any, role: str) -> tuple[Any, str]:
+        """Return the content for upstream, and its text."""
+        if isinstance(content, str):
+            return content, content
+        if not isinstance(content, list) or not content:
+            raise wrong_type(place, "a string or a list of parts")
+        parts = [self._part(f"{place}[{at}]", part, role) for at, part in enumerate(content)]
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        # Some templates join parts with nothing between: a tag may be split over them.
+        if role == "assistant":
+            return parts, "".join(texts)
+        if role not in _OPERATORS:
+            self._refuse_closer(place, "".join(texts))
+        return parts, "\n".join(texts)
+
+    def _part(self, place: str, part: Any, role: str) -> dict[str, Any]:
+        if not isinstance(part, dict):
+            raise wrong_type(place, "an object")
+        kind = part.get("type")
+        if not isinstance(kind, str) or kind not in _PART_KEYS:
+            raise bad(f"{place}.type", "must be 'text' or 'image_url': nothing else can be judged")
+        for key in sorted(part.keys() - _PART_KEYS[kind]):
+            raise unknown(f"{place}.{clip(key)}", key, dict.fromkeys(_PART_KEYS[kind]))
+        if kind == "image_url":
+            return self._image(place, part.get("image_url"), role)
+        if kind == "refusal" and role != "assistant":
+            raise bad(f"{place}.type", "may be 'refusal' in assistant messages only")
+        if not isinstance(part.get(kind), str):
+            raise wrong_type(f"{place}.{kind}", "a string")
+        return {"type": "text", "text": part[kind]}
+
+    def _image(self, place: str, image: Any, role: str) -> dict[str, Any]:
+        if role != "user":
+            raise bad(f"{place}.type", "may be 'image_url' in user messages only")
+        _image(f"{place}.image_url", image)
+        url, place = image["url"], f"{place}.image_url.url"
+        if url[:8].lower().startswith(("http://", "https://")):
+            problem = "is remote, which comes with a later version; embed the image as a data: URL"
+            raise bad(place, problem)
+        if not url[:5].lower() == "data:":
+            raise bad(place, "must be a data: URL")
+        self.images += 1
+        if self.images > self._most_images:
+            raise bad("messages", f"hold more than {self._most_images} images")
+        # No `uuid` (vLLM would take another request's image for it) and no `detail` (ignored).
+        return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _any(name: str, value: Any) -> None:
+    """Take anything: the value is read elsewhere, or not at all."""
+
+
+_tool_call = mapping(
+    {
+        "id": text(128),
+        "type": text(16),
+        "index": _any,
+        "function": mapping(
+            {"name": text(128), "arguments": text(2**31, shortest=0)},
+            required=("name", "arguments"),
+        ),
+    },
+    required=("id", "function"),
+)
+_image = mapping({"url": text(2**31), "detail": _any}, required=("url",))
+
+
+def _match(pattern: re.Pattern[str], place: str, value: Any, wanted: str) -> None:
+    if not isinstance(value, str):
+        raise wrong_type(place, "a string")
+    if not pattern.fullmatch(value):
+        raise bad(place, f"must be {wanted}")
+
+
+def _arguments(text: str, depth: int) -> str:
+    """Return tool arguments as the model will read them: unescaped, and `{}` if no object.
+
+    vLLM decodes them before a template writes them; a tag must not hide behind an escape.
+    """
+    try:
+        arguments = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return "{}"
+    usable = isinstance(arguments, dict) and not too_deep(arguments, depth)
+    return written(arguments) if usable else "{}"
+
+
+def too_deep(value: Any, limit: int) -> bool:
+    """Whether a decoded JSON object or list is nested deeper than `limit`."""
+    layer = [value]
+    for _ in range(limit):
+        layer = [
+            child
+            for parent in layer
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def written(value: Any) -> str:
+    """Return a JSON value as chat templates write it: characters unescaped."""
+    return msgspec.json.encode(value).decode()
+
+
+_CLOSER = re.compile(
+    r"""
+      <\s{0,4}/\s{0,4}[\w:|]{0,16}think[^<>]{0,24}>
+    | \[\s{0,4}/\s{0,4}THINK\s{0,4}\]
+    | <\|(?:END_THINKING|end_of_thought|plamo:end_think:plamo)\|>
+    | <\|close\|>\s{0,4}think | <channel\|> | ◁/think▷
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_OPENER = re.compile(r"<\s{0,4}think\s{0,4}>", re.IGNORECASE)
+_MOST_BLOCKS = 16
+
+
+def _split_thinking(text: str) -> tuple[list[str], str]:
+    """Split an assistant's text into its leading thinking and the rest.
+
+    The first opener may be missing (chat templates write it), the last closer too (cut by length).
+    """
+    thoughts: list[str] = []
+    while len(thoughts) < _MOST_BLOCKS:
+        text = text.lstrip() if thoughts or _OPENER.match(text.lstrip()) else text
+        opener, closer = _OPENER.match(text), _CLOSER.search(text)
+        start = opener.end() if opener else 0
+        if closer is None:
+            return ([*thoughts, text[start:]], "") if opener else (thoughts, text)
+        if not opener and (thoughts or _OPENER.search(text, 0, closer.start())):
+            break
+        thoughts.append(text[start : closer.start()])
+        text = text[closer.end() :]
+    return thoughts, text

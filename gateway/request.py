@@ -1,0 +1,240 @@
+"""Admit a chat completion request: check it, make the body to send upstream, list what to judge.
+
+CPU only. A field goes upstream by a row of `gateway.fields`, a message by `gateway.prompt`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from gateway.errors import PayloadTooLargeError, RequestError
+from gateway.fields import (
+    FIELDS,
+    Treatment,
+    bad,
+    boolean,
+    mapping,
+    refusal,
+    text,
+    unknown,
+    wrong_type,
+)
+from gateway.prompt import InputPassage, Prompt, too_deep, written
+from monitors.images import ImageError, ImageLimits, reencode
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """How much one request may hold."""
+
+    body_bytes: int = 32 * 1024**2
+    values: int = 1_000_000
+    """JSON values, roughly: a decoded `[]` takes thirty times its two bytes."""
+    depth: int = 32
+    messages: int = 2048
+    images: int = 16
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """An admitted request: what to send upstream, and what the gateway does itself."""
+
+    upstream: dict[str, Any]
+    model: str
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    stop: tuple[str, ...]
+    hide_reasoning: bool
+    max_tokens: int | None
+    max_tokens_field: str
+    """The field that carries `max_tokens` upstream; also where to put it when there is none."""
+    prompt_text: str
+    """The latest user message, context for judging what is generated."""
+    passages: list[InputPassage]
+    images: int
+
+
+def admit(
+    body: bytes, *, permissive: bool = False, limits: RequestLimits | None = None
+) -> ChatRequest:
+    """Read a request body. Raises RequestError, naming the field and what to do, and nothing else.
+
+    `permissive` lets unknown top-level fields, lenient ones and literal reasoning tags pass.
+    """
+    limits = limits or RequestLimits()
+    document = {k: v for k, v in _decode(body, limits).items() if v is not None}
+    upstream = _fields(document, permissive)
+    if "model" not in upstream:
+        raise bad("model", "is required", code="missing_required_parameter")
+    prompt = Prompt(
+        permissive=permissive,
+        most_messages=limits.messages,
+        most_images=limits.images,
+        depth=limits.depth,
+    )
+    upstream["messages"] = prompt.read(document.get("messages"))
+    for name in _JUDGED_FIELDS:
+        if name in document:
+            prompt.judge(name, _readable(name, document[name]), None, param=name)
+    stream, include_usage, continuous_usage = _streaming(document)
+    max_tokens_field = _max_tokens_field(document)
+    stop, hide_reasoning = _stop(document.get("stop")), not _reasoning_wanted(document)
+    # A monitor must be able to stop early and to count: always stream, always with usage.
+    upstream["stream"] = True
+    upstream["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    upstream["include_reasoning"] = True
+    return ChatRequest(
+        upstream=upstream,
+        model=upstream["model"],
+        stream=stream,
+        include_usage=include_usage,
+        continuous_usage=continuous_usage,
+        stop=stop,
+        hide_reasoning=hide_reasoning,
+        max_tokens=document.get(max_tokens_field),
+        max_tokens_field=max_tokens_field,
+        prompt_text=prompt.latest_user_text,
+        passages=prompt.passages,
+        images=prompt.images,
+    )
+
+
+def reencode_images(request: ChatRequest, limits: ImageLimits) -> None:
+    """Replace every image by our own encoding of its pixels. Slow: run it in a thread."""
+    for index, message in enumerate(request.upstream["messages"]):
+        content = message.get("content")
+        for position, part in enumerate(content if isinstance(content, list) else ()):
+            if part["type"] == "image_url":
+                try:
+                    part["image_url"]["url"] = reencode(part["image_url"]["url"], limits)
+                except ImageError as error:
+                    place = f"messages[{index}].content[{position}].image_url.url"
+                    raise bad(place, f"cannot be used: {error}", code="invalid_image") from None
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+
+
+def trace_headers(inbound: Mapping[str, str]) -> dict[str, str]:
+    """Return what of the client's headers goes upstream: the trace context, nothing else.
+
+    vLLM acts on X-Request-Id, X-Session-ID, X-Vllm-Priority and X-data-parallel-rank.
+    """
+    given = {name.lower(): value for name, value in inbound.items()}
+    headers: dict[str, str] = {}
+    if _TRACEPARENT.fullmatch(traceparent := given.get("traceparent", "")):
+        headers["traceparent"] = traceparent
+        if _TRACESTATE.fullmatch(tracestate := given.get("tracestate", "")):
+            headers["tracestate"] = tracestate
+    return headers
+
+
+def _decode(body: bytes, limits: RequestLimits) -> dict[str, Any]:
+    if len(body) > limits.body_bytes:
+        raise PayloadTooLargeError(f"the request body is over {limits.body_bytes} bytes")
+    # Counted before decoding, also inside of strings: a bound on memory, not a parser.
+    if sum(body.count(char) for char in (b"[", b"{", b",")) > limits.values:
+        raise PayloadTooLargeError("the request body holds too many JSON values")
+    try:  # strict: no NaN, no lone surrogates, no overflowing numbers
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise RequestError("the request body is not valid JSON", code="invalid_json") from None
+    if not isinstance(document, dict):
+        raise RequestError("the request body must be a JSON object", code="invalid_type")
+    if too_deep(document, limits.depth):
+        raise RequestError("the request body is nested too deeply", code="invalid_json")
+    return document
+
+
+_JUDGED_FIELDS: Final = tuple(
+    name for name, row in FIELDS.items() if row.treatment is Treatment.JUDGED and name != "messages"
+)
+
+
+def _fields(document: dict[str, Any], permissive: bool) -> dict[str, Any]:
+    """Return the fields that go upstream as they are."""
+    upstream: dict[str, Any] = {}
+    for name, value in document.items():
+        row = FIELDS.get(name)
+        if row is None:
+            if not permissive:
+                remedy = "; fields this gateway does not know may blind its guard"
+                raise unknown(name, name, FIELDS, remedy)
+            upstream[name] = value
+        elif row.treatment is Treatment.REFUSED:
+            if any(_same(value, nothing) for nothing in row.except_for):
+                continue
+            if not (permissive and row.lenient):
+                raise refusal(name, row)
+            upstream[name] = value
+        elif row.check:
+            row.check(name, value)
+            upstream[name] = value
+    return upstream
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equality that tells false from 0."""
+    return type(value) is type(other) and bool(value == other)
+
+
+_stream_options = mapping(
+    dict.fromkeys(("include_usage", "continuous_usage_stats", "include_obfuscation"), boolean)
+)
+
+
+def _streaming(document: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Return whether the client wants a stream, a usage chunk, and usage on every chunk."""
+    stream = document.get("stream", False)
+    boolean("stream", stream)
+    options = document.get("stream_options", {})
+    _stream_options("stream_options", options)
+    if options and not stream:
+        raise bad("stream_options", "is only allowed with 'stream': true")
+    usage = bool(options.get("include_usage"))
+    # As in vLLM, where continuous usage alone does nothing.
+    return stream, usage, usage and bool(options.get("continuous_usage_stats"))
+
+
+def _max_tokens_field(document: dict[str, Any]) -> str:
+    if "max_tokens" in document and "max_completion_tokens" in document:
+        raise bad("max_tokens", "and 'max_completion_tokens' exclude each other; send one")
+    return "max_tokens" if "max_tokens" in document else "max_completion_tokens"
+
+
+def _reasoning_wanted(document: dict[str, Any]) -> bool:
+    wanted = document.get("include_reasoning", True)
+    boolean("include_reasoning", wanted)
+    return bool(wanted)
+
+
+_MOST_STOPS = 16
+_stop_string = text(256)
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise wrong_type("stop", "a string or a list of strings")
+    if len(value) > _MOST_STOPS:
+        raise bad("stop", f"must hold at most {_MOST_STOPS} strings")
+    for index, item in enumerate(value):
+        _stop_string(f"stop[{index}]", item)
+    return tuple(value)
+
+
+def _readable(name: str, value: Any) -> str:
+    """Return what of a judged field is text that somebody wrote."""
+    if name == "response_format":
+        value = value.get("json_schema")
+    return written(value) if value else ""

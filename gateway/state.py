@@ -1,0 +1,151 @@
+"""What the requests of one gateway share, made at start-up and closed at shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import structlog
+
+from gateway.access import KeyRing, load_keys
+from gateway.errors import GatewayError
+from gateway.probe import ProbeReport, probe
+from gateway.relay import Observer
+from gateway.settings import Settings
+from gateway.telemetry import Telemetry
+from gateway.upstream import Timeouts, Upstream
+from monitors.events import Outcome, StepRecord
+from monitors.formats import Format
+from monitors.judges.build import build_judges
+from monitors.judges.panel import Panel
+from monitors.judges.service import JudgeService
+from monitors.policy import Policy
+from monitors.stream import ResumeMethod
+
+log = structlog.get_logger(__name__)
+
+PROBE_SECONDS = 30.0
+RETRY_SECONDS = 2.0
+REFRESH_SECONDS = 60.0
+MAX_PROBED = 64
+IMAGE_THREADS = 2
+
+
+class Probes:
+    """What is known of each upstream model; asks about a model when it is first met."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._reports: dict[str, ProbeReport] = {}
+        self._lock = asyncio.Lock()
+        self.ready = False
+        """Whether every model that the upstream lists has been probed."""
+
+    @property
+    def reports(self) -> list[ProbeReport]:
+        """What was found so far."""
+        return list(self._reports.values())
+
+    async def of(self, model: str) -> ProbeReport:
+        """The report on a model; where the probe fails, one that corrects nothing."""
+        if (report := self._reports.get(model)) is not None:
+            return report
+        async with self._lock:  # one probe at a time; others who wait find its report
+            if (report := self._reports.get(model)) is not None:
+                return report
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    report = await probe(self._upstream, model)
+            except (GatewayError, TimeoutError) as error:
+                log.warning("probe failed", error=str(error) or "timeout")
+                return ProbeReport(model, ResumeMethod.REFUSE, Format.AUTO, ["the probe failed"])
+            if len(self._reports) < MAX_PROBED:
+                self._reports[model] = report
+            log.info("probed", model=model, resume=report.method, format=report.format)
+            return report
+
+    async def keep_up(self) -> None:
+        """Probe every listed model, at start and as models come; retries while the upstream is away."""
+        while True:
+            try:
+                listed = await self._upstream.models()
+                names = [str(model["id"]) for model in listed.get("data", [])][:MAX_PROBED]
+                for name in names:
+                    await self.of(name)
+                self.ready = all(name in self._reports for name in names)
+            except (GatewayError, KeyError, TypeError) as error:
+                self.ready = False
+                log.warning("upstream not ready", error=str(error))
+            await asyncio.sleep(REFRESH_SECONDS if self.ready else RETRY_SECONDS)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of one running gateway."""
+
+    settings: Settings
+    policy: Policy
+    keys: KeyRing
+    upstream: Upstream
+    judges: JudgeService
+    judge_names: dict[str, str]
+    probes: Probes
+    telemetry: Telemetry
+    observers: tuple[Observer, ...] = ()
+    live: int = 0
+    image_threads: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(IMAGE_THREADS)
+    )
+
+    def observe(self, request_id: str, what: StepRecord | Outcome) -> None:
+        """Tell metrics, log and whoever else listens."""
+        self.telemetry.observe(request_id, what)
+        for observer in self.observers:
+            observer(request_id, what)
+
+    @contextmanager
+    def count_live(self) -> Iterator[None]:
+        """Around one generation."""
+        self.live += 1
+        try:
+            yield
+        finally:
+            self.live -= 1
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, *observers: Observer) -> AsyncIterator[Gateway]:
+    """Load policy and judges, connect, start probing. Raises UserError for what cannot start."""
+    settings.check()
+    policy = settings.policy()
+    stages = {stage: tuple(names) for stage, names in policy.judges.items()}
+    judges = build_judges([name for names in stages.values() for name in names], policy.rules)
+    panels = {names: Panel([judges[name] for name in names]) for names in set(stages.values())}
+    limits = policy.limits
+    timeouts = Timeouts(idle=limits.upstream_idle_seconds)
+    keys = load_keys(settings.keys_file) if settings.keys_file else KeyRing({})
+    async with (
+        Upstream(settings.upstream, api_key=settings.upstream_key, timeouts=timeouts) as upstream,
+        JudgeService(
+            {stage: panels[names] for stage, names in stages.items()},
+            timeout=limits.judge_timeout_seconds,
+        ) as service,
+        asyncio.TaskGroup() as group,
+    ):
+        probes = Probes(upstream)
+        keeper = group.create_task(probes.keep_up())
+        yield Gateway(
+            settings=settings,
+            policy=policy,
+            keys=keys,
+            upstream=upstream,
+            judges=service,
+            judge_names={stage.value: panels[names].name for stage, names in stages.items()},
+            probes=probes,
+            telemetry=Telemetry(),
+            observers=observers,
+        )
+        keeper.cancel()

@@ -1,0 +1,313 @@
+"""The training corpus: which rows may go into which build, and what each row teaches.
+
+One licence filter (`allowed`) covers whatever goes in: examples, traces, and the read labels, which
+are used only together with their trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+from monitors.errors import TraceError, UserError
+from monitors.judges.base import Passage
+from monitors.steps import Segmenter
+from monitors.taxonomy import Scenario, Stage
+from monitors.trace import read_rows
+
+Build = Literal["release", "research"]
+Split = Literal["train", "dev"]
+
+FILES = {
+    "train.jsonl.gz": "examples to learn from",
+    "dev.jsonl.gz": "examples to measure on",
+    "traces_train.jsonl.gz": "whole generations to learn from",
+    "traces_dev.jsonl.gz": "whole generations to measure on",
+    "labels.jsonl": "onsets read in those generations",
+    "pairs.jsonl": "paired safe and unsafe thinking",
+}
+
+OWN = "Apache-2.0 (written for mlrm-guard)"
+_DNA = (
+    "Apache-2.0 (hub card of LibrAI/do-not-answer; a translation of it states CC-BY-NC-SA-4.0: "
+    "check before commercial use)"
+)
+
+LICENCES: dict[str, tuple[bool, str]] = {
+    "MIT": (True, "permissive"),
+    "Apache-2.0": (True, "permissive"),
+    "Apache-2.0 (hub card)": (True, "permissive; its parts (OpenOrca, GPTeacher) are MIT"),
+    "CC0-1.0": (True, "no conditions"),
+    "CC-BY-4.0": (True, "attribution, given in this card"),
+    "MIT (CyberSecEval)": (True, "permissive"),
+    "ODC-BY-1.0 (repository: MIT)": (True, "attribution, given in this card"),
+    "ODC-BY-1.0 (WildGuardMix; AI2 Responsible Use Guidelines apply)": (
+        True,
+        "attribution, given in this card; the guidelines ask for safe use, and a guard is that",
+    ),
+    OWN: (True, "our own"),
+    "CC-BY-SA-3.0 (share alike: keep the notice, keep derivatives under it)": (
+        False,
+        "share-alike: whether weights are a derivative is unsettled, and the package is Apache-2.0",
+    ),
+    "MIT (questions from TriviaQA, Apache-2.0, and NQ-open, CC-BY-SA-3.0)": (
+        False,
+        "part share-alike, and the rows do not say which",
+    ),
+    "MIT (JailbreakEval copy)": (
+        False,
+        "a third party's copy; the original's terms are not stated",
+    ),
+    _DNA: (False, "sources contradict each other, one says non-commercial"),
+    "Apache-2.0 (hub card of medical-o1; the repository states none)": (
+        False,
+        "hub card and repository disagree",
+    ),
+    "none-stated (model output), internal research": (False, "internal: never in a release"),
+}
+"""Every licence seen so far: whether its rows may go into the released model, and why."""
+
+
+def allowed(licence: str, build: Build) -> bool:
+    """Whether a row of this licence may go into a build; an unknown licence only into research."""
+    return build == "research" or LICENCES.get(licence, (False, ""))[0]
+
+
+@dataclass(slots=True, frozen=True)
+class Example:
+    """One passage with its label. `weight` is relative to other rows of its source."""
+
+    passage: Passage
+    unsafe: bool
+    source: str
+    group: str
+    licence: str
+    scenario: Scenario | None = None
+    contrast: bool = False
+    lang: str = "en"
+    weight: float = 1.0
+
+
+@dataclass(slots=True, frozen=True)
+class Generation:
+    """One whole trace, cut into steps. `onset`: index of the first unsafe step, where known."""
+
+    id: str
+    source: str
+    group: str
+    licence: str
+    steps: tuple[Passage, ...]
+    unsafe: bool | None
+    onset: int | None = None
+    lang: str = "en"
+    pair: str | None = None
+    read: bool = False
+    """Whether a reader, not the source, gave the label."""
+
+
+@dataclass(slots=True)
+class Corpus:
+    """One split, for one build."""
+
+    examples: list[Example] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Rows left out, by licence."""
+
+
+_MAX_UNSAFE_STEPS = 6  # behind the onset; later steps may well be harmless again
+_MIN_BEHIND_ONSET = 10  # characters, for a step that straddles the onset to be unsafe
+_SAMPLED_STEPS = 3  # of each long answer
+_WEAK = 0.3  # weight of a step of an unsafe answer: it may be harmless
+_LONG_ANSWER = 600
+_NO_SPACES = ("ja", "zh")
+
+
+def load(folder: Path, split: Split, build: Build) -> Corpus:
+    """Read one split of a corpus folder, for training: only what the build may use."""
+    check(folder)
+    corpus = Corpus()
+    traces = list(_licensed(folder / f"traces_{split}.jsonl.gz", build, corpus))
+    labels = {row["id"]: row for row in _rows(folder / "labels.jsonl") if row.get("split") == split}
+    corpus.generations = [_generation(row, labels.get(row["id"])) for row in traces]
+    corpus.generations += _pairs(folder, split)
+    cut_anew = {(row["source"], row["group"]) for row in traces if row["id"] in labels}
+    for row in _licensed(folder / f"{split}.jsonl.gz", build, corpus):
+        if row["stage"] != "reasoning" or (row["source"], row["group"]) not in cut_anew:
+            corpus.examples.append(_example(row))
+    for row, generation in zip(traces, corpus.generations, strict=False):
+        if (row["source"], row["group"]) in cut_anew:
+            corpus.examples += _labelled_steps(generation)
+        corpus.examples += _answer(row)
+    for generation in corpus.generations[len(traces) :]:
+        corpus.examples += _labelled_steps(generation)
+    return corpus
+
+
+def check(folder: Path) -> None:
+    """Raise UserError naming the files that a corpus folder lacks."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        bring = "; ".join(f"{name} ({FILES[name]})" for name in missing)
+        raise UserError(f"{folder}: lacks {bring}")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The first 16 hex digits of each data file's SHA-256, so that a card can name its data."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in FILES}
+
+
+def augmented(examples: Iterable[Example]) -> Iterator[Example]:
+    """The examples, and steps of the long answers among them: at run time answers come in steps."""
+    for example in examples:
+        yield example
+        if example.passage.stage is Stage.ANSWER and len(example.passage.text) > _LONG_ANSWER:
+            yield from _sampled_steps(example)
+
+
+def cut(text: str) -> list[str]:
+    """The steps of a text."""
+    segmenter = Segmenter()
+    return segmenter.feed(text) + segmenter.close()
+
+
+def _sampled_steps(example: Example) -> Iterator[Example]:
+    steps = [step for step in cut(example.passage.text) if step.strip()]
+    stride = max(1, len(steps) // _SAMPLED_STEPS)
+    for step in steps[stride // 2 :: stride][:_SAMPLED_STEPS]:
+        yield replace(
+            example,
+            passage=replace(example.passage, text=step),
+            source=f"{example.source}:steps",
+            weight=_WEAK if example.unsafe else 1.0,
+        )
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for _, row in read_rows(path):
+            if isinstance(row, TraceError):
+                raise row
+            yield row
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def _licensed(path: Path, build: Build, corpus: Corpus) -> Iterator[dict[str, Any]]:
+    for row in _rows(path):
+        licence = row.get("licence") or "no licence field"
+        if allowed(licence, build):
+            yield row
+        else:
+            corpus.left_out[licence] += 1
+
+
+def _example(row: dict[str, Any]) -> Example:
+    return Example(
+        passage=Passage(Stage(row["stage"]), row["text"], request=row["prompt"] or ""),
+        unsafe=bool(row["unsafe"]),
+        source=row["source"],
+        group=row["group"],
+        licence=row["licence"],
+        scenario=Scenario(row["scenario"]) if row["scenario"] else None,
+        contrast=bool(row["contrast"]),
+        lang=row["lang"],
+    )
+
+
+def _answer(row: dict[str, Any]) -> Iterator[Example]:
+    """A trace's answer, where labelled. Safe ones are mostly refusals or safe help: contrast."""
+    if row["unsafe_answer"] is None or not row["answer"]:
+        return
+    yield Example(
+        passage=Passage(Stage.ANSWER, row["answer"], request=row["prompt"]),
+        unsafe=bool(row["unsafe_answer"]),
+        source=row["source"],
+        group=row["group"],
+        licence=row["licence"],
+        contrast=not row["unsafe_answer"] and row["source"] in ("star1", "matsuo_safecot"),
+    )
+
+
+def _generation(row: dict[str, Any], label: dict[str, Any] | None) -> Generation:
+    """A trace's thinking; the reader's label wins over the source's."""
+    verdict = row["unsafe_reasoning"] if label is None else label["unsafe_reasoning"]
+    steps = cut(row["reasoning"] or "")
+    onset = None
+    if label is not None and label["unsafe_reasoning"] == 1:
+        onset = _step_at(steps, label["onset_char"])
+    return Generation(
+        id=row["id"],
+        source=row["source"],
+        group=row["group"],
+        licence=row["licence"],
+        steps=tuple(_passages(steps, row["prompt"])),
+        unsafe=None if verdict is None else bool(verdict),
+        onset=onset,
+        read=label is not None,
+    )
+
+
+def _pairs(folder: Path, split: Split) -> Iterator[Generation]:
+    for row in _rows(folder / "pairs.jsonl"):
+        if row["split"] != split:
+            continue
+        joint = "" if row["lang"] in _NO_SPACES else " "
+        opening = joint.join(row["shared"])
+        for side in ("safe", "unsafe"):
+            steps = cut(joint.join([opening, *row[side]] if opening else row[side]))
+            begins = len(opening) + len(joint) * bool(opening)
+            yield Generation(
+                id=f"{row['id']}:{side}",
+                source="pairs",
+                group=row["id"],
+                licence=OWN,
+                steps=tuple(_passages(steps, row["prompt"])),
+                unsafe=side == "unsafe",
+                onset=_step_at(steps, begins),
+                lang=row["lang"],
+                pair=row["id"],
+                read=True,
+            )
+
+
+def _passages(steps: list[str], request: str) -> Iterator[Passage]:
+    for index, step in enumerate(steps):
+        yield Passage(Stage.REASONING, step, request=request, earlier=tuple(steps[:index][-1:]))
+
+
+def _step_at(steps: list[str], char: int) -> int:
+    """The first step with some text behind `char`."""
+    ends = accumulate(map(len, steps))
+    return next(
+        (index for index, end in enumerate(ends) if end >= char + _MIN_BEHIND_ONSET),
+        len(steps) - 1,
+    )
+
+
+def _labelled_steps(generation: Generation) -> Iterator[Example]:
+    """What a generation's steps teach: nothing where its label, or its onset, is open."""
+    if generation.unsafe is None or (generation.unsafe and generation.onset is None):
+        return
+    steps = generation.steps
+    start, first = 0, len(steps)
+    if generation.unsafe and generation.onset is not None:
+        first = generation.onset
+    elif generation.pair and generation.onset is not None:
+        start = generation.onset  # the other side of the pair brings the opening that they share
+    for index, passage in enumerate(steps[: first + _MAX_UNSAFE_STEPS]):
+        if index >= start and passage.text.strip():
+            yield Example(
+                passage=passage,
+                unsafe=index >= first,
+                source=f"{generation.source}:read",
+                group=generation.group,
+                licence=generation.licence,
+                contrast=index < first,
+                lang=generation.lang,
+            )

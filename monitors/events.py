@@ -1,0 +1,222 @@
+"""The words of the guarded stream: events are what happened, effects are what to do.
+
+Mutable slots classes, because they are made for every delta; nobody changes one after making it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from monitors.formats import WireField
+from monitors.judges.base import Passage, Verdict
+from monitors.taxonomy import Action, Scenario, Stage
+from monitors.wire import Usage
+
+# --- events -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class DeltaReceived:
+    """The upstream sent text, a finish reason, usage, or several of them, on request leg `leg`."""
+
+    leg: int
+    reasoning: str = ""
+    content: str = ""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class StepJudged:
+    """A judge answered the `Judge` effect of this id."""
+
+    id: int
+    verdict: Verdict
+
+
+@dataclass(slots=True)
+class UpstreamEnded:
+    """The upstream's stream ended as it should."""
+
+    leg: int
+
+
+@dataclass(slots=True)
+class UpstreamFailed:
+    """The upstream broke off. `error` is for the driver, the machine only hands it on."""
+
+    leg: int
+    error: Exception
+
+
+@dataclass(slots=True)
+class TimePassed:
+    """The time of the last `WakeAt` has come."""
+
+
+@dataclass(slots=True)
+class ClientLeft:
+    """The client is gone: nothing can be delivered any more."""
+
+
+Event = DeltaReceived | StepJudged | UpstreamEnded | UpstreamFailed | TimePassed | ClientLeft
+
+# --- effects ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Judge:
+    """Have a passage judged; answer with `StepJudged` of the same id, whatever happens."""
+
+    id: int
+    passage: Passage
+
+
+@dataclass(slots=True)
+class Open:
+    """The reply may start: the upstream has answered and the input does not forbid it."""
+
+
+@dataclass(slots=True)
+class Release:
+    """Send text to the client, in this field of the delta."""
+
+    field: WireField
+    text: str
+
+
+@dataclass(slots=True)
+class AbortUpstream:
+    """Close the upstream connection of this leg; deltas of it that are under way are ignored."""
+
+    leg: int
+
+
+@dataclass(slots=True)
+class Resume:
+    """Ask the upstream to go on with the same assistant message, as request leg `leg`.
+
+    `prefix` is the message so far, from the opener on, with the safety thought at its end.
+    `spent` is how many completion tokens of the earlier legs were kept.
+    """
+
+    leg: int
+    prefix: str
+    spent: int
+
+
+@dataclass(slots=True)
+class Restart:
+    """Ask the upstream anew, as request leg `leg`, with the safety thought as a system message."""
+
+    leg: int
+    thought: str
+    spent: int
+
+
+@dataclass(slots=True)
+class Refuse:
+    """Tell the client the refusal. `as_error`: nothing was sent yet and policy wants a 400."""
+
+    text: str
+    as_error: bool
+
+
+@dataclass(slots=True)
+class Finish:
+    """The reply is complete."""
+
+    finish_reason: str
+    stop_reason: int | str | None
+    usage: Usage | None
+
+
+@dataclass(slots=True)
+class Fail:
+    """The upstream broke off: end the reply with this error."""
+
+    error: Exception
+
+
+@dataclass(slots=True)
+class WakeAt:
+    """Send `TimePassed` at this time; replaces an earlier wish."""
+
+    time: float
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """What was seen and decided at one step. Characters count over reasoning + answer."""
+
+    stage: Stage
+    index: int
+    start: int
+    end: int
+    text: str
+    verdict: Verdict
+    level: float
+    action: Action
+    scenario: Scenario | None
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Characters of one channel: what came, what was judged, what left, and what left unjudged.
+
+    Reasons: `off`, `blank` (whitespace alone), `pending` (the client left before the verdict), or
+    the judge's own reason for an unknown verdict. Tags are not judged and need no reason.
+    """
+
+    received: int = 0
+    judged: int = 0
+    released: int = 0
+    released_unjudged: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The record of one finished generation."""
+
+    action: Action = Action.ALLOW
+    """The strongest decision; in shadow mode what it would have been."""
+    stage: Stage | None = None
+    scenario: Scenario | None = None
+    reason: str | None = None
+    """`threshold`, `cap`, `unknown`, `overload`, `input`; None while nothing was decided."""
+    onset_step: int | None = None
+    onset_char: int | None = None
+    alarm_char: int | None = None
+    steps: int = 0
+    corrections: int = 0
+    judge_ms: float = 0.0
+    discarded_tokens: int = 0
+    released_at_decision: int = 0
+    generated_at_decision: int = 0
+    excursion_seconds: float = 0.0
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+    ended: str = "finished"
+    """`finished`, `refused`, `failed`, `left`."""
+
+
+@dataclass(slots=True)
+class Record:
+    """Keep this: a step as it is decided, or the outcome, once, at the end."""
+
+    what: StepRecord | Outcome
+
+
+Effect = (
+    Judge
+    | Open
+    | Release
+    | AbortUpstream
+    | Resume
+    | Restart
+    | Refuse
+    | Finish
+    | Fail
+    | WakeAt
+    | Record
+)

@@ -1,0 +1,127 @@
+"""What accumulates over the steps of one generation.
+
+Theory. Each statistic is Page's cumulative sum (Page 1954, "Continuous inspection schemes") of the
+steps' log-likelihood ratios. A verdict's `unsafe` p is calibrated so that 0.5 is the operating
+point, hence logit(p) stands in for the ratio:
+
+    S <- max(0, S + clip(logit(p), -c, +c) - d)          all in nats
+
+The clip c keeps one odd sentence from stopping a good answer, the drift d lets benign steps sink S
+to its floor, 0. Certainty (p exactly 1, which only rules give) is not clipped. There is one
+statistic per scenario, one for the harm that no scenario names (the `default` row rules it), and
+`any`, which leaves out the share of harm that the policy lets pass at this stage (`allow`, `flag`),
+so that tolerated advice does not stop a stream under another name. Nor does what one stage
+tolerated count against the next. When `any` crosses, the scenario that gathered most probability
+during the excursion names it.
+"""
+
+from __future__ import annotations
+
+from math import inf, log
+
+from monitors.judges.base import Verdict
+from monitors.policy import Key, Policy
+from monitors.taxonomy import Action, Scenario, Stage
+
+
+class Evidence:
+    """The statistics of one generation under one policy."""
+
+    __slots__ = ("_any", "_mass", "_per", "_policy", "_stage")
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._stage = Stage.REASONING  # of the last step
+        self._any = 0.0
+        self._per: dict[Key, float] = {}  # None: harm without a name
+        self._mass: dict[Scenario, float] = {}  # who gathered the harm since the floor was left
+
+    @property
+    def level(self) -> float:
+        """The `any` statistic, in nats."""
+        return self._any
+
+    def update(self, verdict: Verdict, stage: Stage) -> None:
+        """Take in the verdict of one true step, in order. An unknown verdict moves nothing."""
+        if verdict.unsafe is None:
+            return
+        scenarios = verdict.scenarios
+        if stage is not self._stage:
+            self._per = {s: v for s, v in self._per.items() if self._acts(s, self._stage)}
+            self._stage = stage
+        nameless = max(0.0, verdict.unsafe - sum(scenarios.values()))
+        scores = dict[Key, float]([(None, nameless), *scenarios.items()])
+        tolerated = sum(p for s, p in scores.items() if not self._acts(s, stage))
+        self._any = self._step(self._any, max(0.0, verdict.unsafe - tolerated))
+        for scenario in {**self._per, **scores}:  # in a fixed order: of equals the first crosses
+            level = self._step(self._per.get(scenario, 0.0), scores.get(scenario, 0.0))
+            if level > 0.0:
+                self._per[scenario] = level
+            else:
+                self._per.pop(scenario, None)
+        if self.at_floor(stage):
+            self._mass.clear()
+        else:
+            for scenario, score in scenarios.items():
+                self._mass[scenario] = self._mass.get(scenario, 0.0) + score
+
+    def would_stay_at_floor(self, verdict: Verdict, stage: Stage) -> bool:
+        """Whether this verdict, were it a true step's, leaves evidence at its floor."""
+        if verdict.unsafe is None or not self.at_floor(stage):
+            return False
+        return self._step(0.0, verdict.unsafe) == 0.0
+
+    def at_floor(self, stage: Stage) -> bool:
+        """Whether every statistic that can intervene at this stage is at its floor."""
+        if self._any > 0.0:
+            return False
+        return not any(self._acts(s, stage) for s in self._per)
+
+    def crossed(self, stage: Stage) -> tuple[Action, Scenario | None]:
+        """The strongest action that a crossed threshold asks for, and the scenario that asks.
+
+        The scenario is None where no judge named one.
+        """
+        policy = self._policy
+        best: tuple[Action, Scenario | None] = (Action.ALLOW, None)
+        if self._any > 0.0:
+            leader = self._leader(stage)
+            action = policy.action(leader, stage)
+            if action.intervenes and self._any >= policy.threshold(leader, stage):
+                best = (action, leader)
+        for scenario, level in self._per.items():
+            action = policy.action(scenario, stage)
+            if action.strength > best[0].strength and level >= policy.threshold(scenario, stage):
+                best = (action, scenario)
+        return best
+
+    def restart(self, scenario: Scenario | None, stage: Stage) -> None:
+        """After a correction: evidence goes on at a share of the threshold, under the same name."""
+        share = self._policy.evidence.restart
+        self._any = share * self._policy.threshold(scenario, stage)
+        self._per.clear()
+        self._mass = {scenario: share} if scenario is not None and self._any > 0.0 else {}
+
+    def reset(self) -> None:
+        """Back to the floor."""
+        self._any = 0.0
+        self._per.clear()
+        self._mass.clear()
+
+    def _leader(self, stage: Stage) -> Scenario | None:
+        acting = {s: m for s, m in self._mass.items() if self._acts(s, stage)}
+        return max(acting, key=lambda s: acting[s], default=None)
+
+    def _acts(self, scenario: Key, stage: Stage) -> bool:
+        return self._policy.action(scenario, stage).intervenes
+
+    def _step(self, level: float, probability: float) -> float:
+        parameters = self._policy.evidence
+        if probability >= 1.0:
+            return inf
+        if probability <= 0.0:
+            ratio = -parameters.clip
+        else:
+            ratio = log(probability / (1.0 - probability))
+            ratio = min(parameters.clip, max(-parameters.clip, ratio))
+        return max(0.0, level + ratio - parameters.drift)

@@ -1,0 +1,145 @@
+"""`mlrm-guard judge`: train the embedded judge, score files with any judge."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from monitors.errors import GuardError, TraceError, UserError
+from monitors.judges.base import Judge, Passage, Verdict
+from monitors.judges.build import make_judge
+from monitors.taxonomy import Stage
+from monitors.trace import open_text, read_rows
+
+judge = typer.Typer(
+    name="judge", help="Train the embedded judge; score files.", no_args_is_help=True
+)
+
+_SHOWN_SCENARIO = 0.01
+
+
+class BuildName(StrEnum):
+    """Which rows a build may learn from."""
+
+    RELEASE = "release"
+    RESEARCH = "research"
+
+
+_DEFAULT_OUT = {
+    BuildName.RELEASE: "embedded-release.npz",
+    BuildName.RESEARCH: "embedded.research.npz",  # a name that .gitignore keeps out
+}
+
+
+@judge.command()
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of the safety corpus.")],
+    build: Annotated[
+        BuildName,
+        typer.Option(help="release: rows fit for publishing; research: all, never publish."),
+    ] = BuildName.RELEASE,
+    out: Annotated[
+        Path | None, typer.Option(help="Weight file to write [default: embedded-BUILD.npz].")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap; the fit draws nothing.")] = 0,
+) -> None:
+    """Train, calibrate and measure the embedded judge; write weights, scores and model card."""
+    with _one_line_errors():
+        try:
+            from monitors.train import run  # scipy: an extra, and slow to import
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error.name} is missing: install mlrm-guard[train]") from error
+        path = out or Path(_DEFAULT_OUT[build])
+        run(data, build.value, path, seed=seed, say=lambda text: typer.echo(text, err=True))
+
+
+@judge.command()
+def score(
+    rows: Annotated[
+        Path, typer.Argument(metavar="IN.jsonl", help="Rows {id, stage, prompt, text}.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the scores go; gzip by file name, like IN.")],
+    judge_name: Annotated[
+        str, typer.Option("--judge", help="embedded, constant, or a weight file (.npz).")
+    ] = "embedded",
+) -> None:
+    """Score passages, one row out per row in, in order; 0.5 is each stage's operating point."""
+    with _one_line_errors():
+        chosen = make_judge(judge_name)
+        with rows.open("rb"):  # before OUT is created
+            if out.exists() and out.samefile(rows):
+                raise UserError(f"{out}: is the input; choose another file for --out")
+        with open_text(out, "w") as file:
+            for row in _scored(rows, chosen):
+                file.write(json.dumps(row) + "\n")
+
+
+def _scored(path: Path, chosen: Judge) -> Iterator[dict[str, Any]]:
+    for number, row in read_rows(path):
+        if isinstance(row, TraceError):
+            yield {"id": None, "error": str(row)}
+            continue
+        try:
+            passage = _passage(path, number, row)
+        except TraceError as error:
+            yield {"id": _id(row), "error": str(error)}
+            continue
+        yield {"id": _id(row), **_shown(_verdict(chosen, passage))}
+
+
+def _passage(path: Path, number: int, row: dict[str, Any]) -> Passage:
+    if _id(row) is None:
+        raise TraceError(str(path), number, "id", "must be a string or a whole number")
+    if row.get("stage") not in list(Stage):
+        allowed = ", ".join(Stage)
+        raise TraceError(str(path), number, "stage", f"must be one of {allowed}")
+    if not isinstance(row.get("text"), str):
+        raise TraceError(str(path), number, "text", "must be a string")
+    prompt = row.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise TraceError(str(path), number, "prompt", "must be a string or null")
+    stage = Stage(row["stage"])
+    return Passage(stage, row["text"], request="" if stage is Stage.INPUT else prompt or "")
+
+
+def _id(row: dict[str, Any]) -> str | int | None:
+    found = row.get("id")
+    return found if isinstance(found, str | int) and not isinstance(found, bool) else None
+
+
+def _verdict(chosen: Judge, passage: Passage) -> Verdict:
+    try:
+        return chosen.score([passage])[0]
+    except Exception as error:  # noqa: BLE001  (one passage that a judge fails on costs one row)
+        return Verdict.of_unknown(chosen.name, f"failed: {type(error).__name__}")
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "unsafe": verdict.unsafe,
+        "scenarios": {
+            str(scenario): round(share, 4)
+            for scenario, share in verdict.scenarios.items()
+            if share >= _SHOWN_SCENARIO
+        },
+        "judge": verdict.judge,
+        "ms": round(verdict.ms, 3),
+    }
+    return shown | {"reason": verdict.reason} if verdict.unknown else shown
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Say in one line what the user can mend, and exit with 2."""
+    try:
+        yield
+    except (GuardError, OSError, EOFError, zlib.error, UnicodeDecodeError, RecursionError) as error:
+        typer.echo(f"mlrm-guard: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error

@@ -1,0 +1,38 @@
+"""One normalisation for every judge that looks at characters.
+
+What a reader sees as the same text becomes the same string: compatibility forms and case are
+folded (NFKC, case-fold), characters that show nothing dropped, whitespace runs made one space.
+Joiners stay where a script needs them to spell (Arabic to Khmer): there they change the word.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import regex
+
+_ASCII_CONTROLS = {code: None for code in (*range(0x20), 0x7F) if not chr(code).isspace()}
+_INVISIBLE = regex.compile(
+    r"""
+      (?<![\u0600-\u109f\u1780-\u17ff\ua840-\uabff])[\u200c\u200d]  # a joiner that spells nothing
+    | [\p{Default_Ignorable_Code_Point}\p{Cf}\u2800--[\u200c\u200d\p{Prepended_Concatenation_Mark}]]
+    | [\p{Cc}--[\s\x1c-\x1f]]
+    """,
+    regex.VERBOSE | regex.VERSION1,
+)
+_SURROGATE = regex.compile(r"\p{Cs}")
+_MAX_ROUNDS = 8  # two suffice for real text; hostile mark sequences may need one or two more
+
+
+def normalise(text: str) -> str:
+    """Return the text as judges compare it. Idempotent; the result is encodable as UTF-8."""
+    if text.isascii():
+        return " ".join(text.translate(_ASCII_CONTROLS).casefold().split())
+    text = _SURROGATE.sub("\ufffd", text)
+    for _ in range(_MAX_ROUNDS):  # dropping a character can bring two together that then compose
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        folded = " ".join(_INVISIBLE.sub("", folded).split())
+        if folded == text:
+            break
+        text = folded
+    return text

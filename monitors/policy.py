@@ -1,0 +1,324 @@
+"""What to do at which evidence: the validated policy, its lookups, and its explanation.
+
+`monitors.policy_file` reads one from YAML. The section dataclasses below are also what that file is
+validated against: their `Annotated` bounds and descriptions are those of the published JSON Schema.
+
+Every lookup that the stream makes per step is one dictionary hit: rows that fall back to `default`
+and wordings that fall back to English were resolved when the file was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Field
+
+from monitors.errors import PolicyError
+from monitors.judges.rules import Rule
+from monitors.taxonomy import Action, Mode, Scenario, Stage
+from monitors.wording import LANGUAGES
+
+JudgeName = Literal["embedded", "rules", "constant"]
+JUDGES: tuple[JudgeName, ...] = get_args(JudgeName)
+
+_SECTION = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """How the guard steers a generation back."""
+
+    __pydantic_config__ = _SECTION
+
+    budget: Annotated[
+        int, Field(ge=0, le=5, description="Corrections per generation; the next one refuses.")
+    ] = 2
+    show_thought: Annotated[
+        bool, Field(description="Whether the client sees the safety thought that was put in.")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What the client gets to see of the reasoning."""
+
+    __pydantic_config__ = _SECTION
+
+    emit: Annotated[
+        Literal["field", "hidden"],
+        Field(
+            description="`field`: in the reasoning field of the reply. `hidden`: dropped from what "
+            "the client gets; it is still judged."
+        ),
+    ] = "field"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """How a request that is refused at the input stage is answered."""
+
+    __pydantic_config__ = _SECTION
+
+    refuse_as: Annotated[
+        Literal["message", "error"],
+        Field(
+            description="`message`: a 200 reply with the refusal text. `error`: a 400 with "
+            "error.code content_policy_violation."
+        ),
+    ] = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceParameters:
+    """How evidence accumulates over the steps of a generation, in nats (`monitors.evidence`)."""
+
+    __pydantic_config__ = _SECTION
+
+    drift: Annotated[
+        float,
+        Field(ge=0.0, le=10.0, description="Nats that every step takes off; must be below `clip`."),
+    ] = 0.5
+    clip: Annotated[
+        float,
+        Field(ge=0.1, le=20.0, description="Most nats that one step can add or take off."),
+    ] = 2.0
+    restart: Annotated[
+        float,
+        Field(
+            ge=0.0,
+            le=0.9,
+            description="Share of the threshold at which evidence restarts after a correction.",
+        ),
+    ] = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How long text may be held back while evidence is above its floor, and what happens then."""
+
+    __pydantic_config__ = _SECTION
+
+    excursion_steps: Annotated[
+        int, Field(ge=1, le=1000, description="Steps that are held back at most.")
+    ] = 12
+    excursion_chars: Annotated[
+        int, Field(ge=100, le=1_000_000, description="Characters that are held back at most.")
+    ] = 6000
+    excursion_seconds: Annotated[
+        float, Field(ge=0.5, le=600.0, description="Seconds that text is held back at most.")
+    ] = 30.0
+    on_cap: Annotated[
+        Literal["refuse", "release"],
+        Field(
+            description="At a cap: `refuse`, or `release` (fail-open: the text leaves, flagged)."
+        ),
+    ] = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Time and size limits of one generation."""
+
+    __pydantic_config__ = _SECTION
+
+    judge_timeout_seconds: Annotated[
+        float, Field(ge=0.05, le=60.0, description="A judge that takes longer is unknown.")
+    ] = 5.0
+    provisional_after_seconds: Annotated[
+        float,
+        Field(ge=0.1, le=30.0, description="Idle seconds after which an open step is judged."),
+    ] = 1.0
+    keep_alive_seconds: Annotated[
+        float,
+        Field(ge=1.0, le=15.0, description="Silence after which the client gets a comment."),
+    ] = 10.0
+    upstream_idle_seconds: Annotated[
+        float, Field(ge=1.0, le=3600.0, description="Silence after which the upstream failed.")
+    ] = 120.0
+    max_generated_chars: Annotated[
+        int,
+        Field(ge=1000, le=100_000_000, description="Characters per generation, both channels."),
+    ] = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from: a place in the file and its line, or what is built in (no line)."""
+
+    place: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.place if self.line is None else f"{self.place}, line {self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What the policy says of one scenario at one stage.
+
+    `action` is what happens; `written` is what the file says, which differs where an action means
+    another one in this version. `threshold`: nats, at the input stage a probability.
+    """
+
+    action: Action
+    action_from: Source
+    written: Action
+    threshold: float
+    threshold_from: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A text that a policy uses, and where it comes from."""
+
+    text: str
+    source: Source
+
+
+Key = Scenario | None
+"""A scenario, or None for the `default` row, which also rules the `any` statistic."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """One validated policy. `version` hashes its content, so comments and order do not matter."""
+
+    name: str
+    version: str
+    mode: Mode
+    file: str
+    judges: Mapping[Stage, tuple[str, ...]]
+    rules: tuple[Rule, ...]
+    correction: Correction
+    reasoning: Reasoning
+    input: Input
+    evidence: EvidenceParameters
+    caps: Caps
+    limits: Limits
+    cells: Mapping[tuple[Key, Stage], Cell]
+    safety_thoughts: Mapping[tuple[Key, str], Wording]
+    refusals: Mapping[tuple[Key, str], Wording]
+    unknown_closed: Mapping[Stage, bool]
+    overload_closed: Mapping[Stage, bool]
+    warnings: tuple[str, ...]
+    content: Mapping[str, Any] = field(repr=False)
+    release: Literal["hold"] = "hold"
+
+    @property
+    def label(self) -> str:
+        """`name@version`, as headers and audit records show it."""
+        return f"{self.name}@{self.version}"
+
+    def action(self, scenario: Key, stage: Stage) -> Action:
+        """What happens when this scenario crosses its threshold at this stage."""
+        return self.cells[scenario, stage].action
+
+    def threshold(self, scenario: Key, stage: Stage) -> float:
+        """The threshold: nats of evidence; at the input stage a probability per passage."""
+        return self.cells[scenario, stage].threshold
+
+    def safety_thought(self, scenario: Key, language: str) -> str:
+        """The thought that steers a generation back; English where the language is unknown."""
+        return _wording(self.safety_thoughts, scenario, language).text
+
+    def refusal(self, scenario: Key, language: str) -> str:
+        """The text that the client gets instead; English where the language is unknown."""
+        return _wording(self.refusals, scenario, language).text
+
+    def unknown_is_closed(self, stage: Stage) -> bool:
+        """Whether text that a judge could not tell about is held back (else released, flagged)."""
+        return self.unknown_closed[stage]
+
+    def overload_is_closed(self, stage: Stage) -> bool:
+        """Whether text is held back when judges are overloaded or late (else released, flagged)."""
+        return self.overload_closed[stage]
+
+    def with_mode(self, mode: Mode) -> Policy:
+        """This policy in another mode: the one that the file would give with that `mode`."""
+        content = {**self.content, "mode": mode.value}
+        return replace(self, mode=mode, content=content, version=content_version(content))
+
+    def with_judge(self, name: str) -> Policy:
+        """This policy with all stages judged by that judge alone, or by a weight file (.npz).
+
+        Rules that no longer run become a warning. Raises PolicyError for a judge that there is
+        not, and for `rules` where a stage has none.
+        """
+        if name not in JUDGES and not name.endswith(".npz"):
+            known = f"{', '.join(JUDGES)}, or the path of an .npz file"
+            raise PolicyError([f"{self.file}:1: judges: no judge `{name}`; allowed: {known}"])
+        judges: dict[Stage, tuple[str, ...]] = dict.fromkeys(Stage, (name,))
+        warnings: tuple[str, ...] = ()
+        if name == "rules":
+            ruled = {stage for rule in self.rules for stage in rule.stages}
+            if bare := [stage for stage in Stage if stage not in ruled]:
+                raise PolicyError([f"{self.file}:1: rules: no rule for {', '.join(bare)}"])
+        elif self.rules:
+            warnings = (f"{self.file}:1: rules: not run, every stage is judged by `{name}` alone",)
+        content = {**self.content, "judges": {stage.value: [name] for stage in Stage}}
+        return replace(
+            self,
+            judges=judges,
+            warnings=self.warnings + warnings,
+            content=content,
+            version=content_version(content),
+        )
+
+
+def content_version(content: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the content's canonical JSON."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
+    """Say what would happen to this scenario at this stage, and which line or row says so."""
+    cell = policy.cells[scenario, stage]
+    unit = "probability" if stage is Stage.INPUT else "nats"
+    meaning = f" (means `{cell.action}` in this version)" if cell.written is not cell.action else ""
+    rules = [r.name for r in policy.rules if r.scenario is scenario and stage in r.stages]
+    rows = [
+        ("judged by", ", ".join(policy.judges[stage])),
+        ("rules", ", ".join(rules) if rules else "none for this scenario"),
+        ("action", f"{cell.written}{meaning}  [{cell.action_from}]"),
+        ("threshold", f"{cell.threshold:g} {unit}  [{cell.threshold_from}]"),
+    ]
+    if cell.action is Action.CORRECT:
+        rows.append(("corrections", f"{policy.correction.budget} at most, then refuse"))
+        rows += _texts("safety thought", policy.safety_thoughts, scenario)
+    if cell.action.intervenes:
+        rows += _texts("refusal", policy.refusals, scenario)
+        rows.append(("at a cap", policy.caps.on_cap))
+        if stage is Stage.INPUT:
+            rows.append(("refused as", policy.input.refuse_as))
+    rows.append(("judge unknown", _failure(policy.unknown_is_closed(stage))))
+    rows.append(("judge overloaded", _failure(policy.overload_is_closed(stage))))
+    title = f"{policy.label} ({policy.file}), mode {policy.mode}: {scenario or 'default'}, {stage}"
+    notes = {
+        Mode.SHADOW: ["Mode shadow: all this is recorded and nothing of it is done."],
+        Mode.OFF: ["Mode off: nothing is judged."],
+    }
+    lines = [f"  {name:<17}  {text}" for name, text in rows]
+    return "\n".join([title, *lines, *notes.get(policy.mode, [])])
+
+
+def _wording(texts: Mapping[tuple[Key, str], Wording], scenario: Key, language: str) -> Wording:
+    return texts.get((scenario, language)) or texts[scenario, "en"]
+
+
+def _texts(
+    name: str, texts: Mapping[tuple[Key, str], Wording], scenario: Key
+) -> list[tuple[str, str]]:
+    return [
+        (f"{name} {language}", f"{wording.text}  [{wording.source}]")
+        for language in LANGUAGES
+        for wording in [texts[scenario, language]]
+    ]
+
+
+def _failure(closed: bool) -> str:
+    return "closed: held back, then refused" if closed else "open: released and flagged"

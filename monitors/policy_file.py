@@ -1,0 +1,391 @@
+"""One YAML file -> `Policy`, with every problem as "FILE:LINE: dotted.path: what; allowed: ...".
+
+Three kinds of problem, in this order, since each needs the one before it to hold: the form of the
+YAML (`monitors.policy_yaml`), the keys and values (`monitors.policy_models`), and what contradicts
+itself. A policy is never accepted that promises a check which nothing configured would run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from monitors import wording
+from monitors.errors import PolicyError, UserError
+from monitors.judges.rules import Rule, RulesJudge
+from monitors.policy import (
+    Cell,
+    Key,
+    Policy,
+    Source,
+    Wording,
+    content_version,
+)
+from monitors.policy_models import CUSTOM, PolicyDocument, Row, Thresholds, policy_schema
+from monitors.policy_yaml import MAX_BYTES, MAX_PROBLEMS, Document, Path, problem, read_document
+from monitors.taxonomy import Action, Mode, Scenario, Stage
+from monitors.wording import LANGUAGES
+
+__all__ = ["load_policy", "parse_policy", "policy_schema"]
+
+BUILT_IN = Source("built in")
+DEFAULT_THRESHOLDS = {Stage.INPUT: 0.5, Stage.REASONING: 3.0, Stage.ANSWER: 3.0}
+"""What holds where no row gives one: a probability at the input, nats after it."""
+
+_NEEDS_CALIBRATION = (
+    "needs calibration (`mlrm-guard calibrate`, a later version); give `threshold` in nats"
+)
+
+
+def load_policy(path: str | FilePath) -> Policy:
+    """Read a policy file. Raises PolicyError with every problem, also where it cannot be read."""
+    file = str(path)
+    try:
+        with FilePath(path).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        return parse_policy(data.decode("utf-8-sig"), file)
+    except OSError as error:
+        text = f"cannot be read: {error.strerror or type(error).__name__}"
+        raise PolicyError([problem(file, 1, (), text)]) from error
+    except UnicodeDecodeError as error:
+        # A file cut at MAX_BYTES inside a character is too large rather than badly encoded.
+        text = "not UTF-8; allowed: a UTF-8 text file"
+        if len(error.object) > MAX_BYTES:
+            text = f"the file is too large; allowed: at most {MAX_BYTES // 1024} KiB"
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PolicyError([problem(file, line, (), text)]) from error
+
+
+def parse_policy(text: str, filename: str) -> Policy:
+    """Read a policy from text; `filename` stands in problems. Raises PolicyError, nothing else."""
+    document = read_document(text, filename)
+    model = _validate(document, filename)
+    found = [(document.line(path), path, text) for path, text in _contradictions(model)]
+    if found:
+        raise PolicyError(_lines(filename, found))
+    return _build(model, document, filename)
+
+
+# --- keys and values -------------------------------------------------------------------------
+
+
+def _validate(document: Document, file: str) -> PolicyDocument:
+    if not isinstance(document.value, dict):
+        keys = ", ".join(PolicyDocument.model_fields)
+        what = "empty" if document.value is None else "not a mapping"
+        raise PolicyError([problem(file, 1, (), f"the file is {what}; allowed: {keys}")])
+    try:
+        # As JSON: pydantic's strict mode then takes lists and whole numbers for what they mean.
+        return PolicyDocument.model_validate_json(json.dumps(document.value))
+    except ValidationError as error:
+        # Nothing in a document is null, so the null branch of an optional key says nothing.
+        found = [e for e in error.errors(include_url=False) if e["type"] != "none_required"]
+        schema = policy_schema()
+        problems = [_translate(e, document, schema) for e in found[:MAX_PROBLEMS]]
+        raise PolicyError(_lines(file, problems, more=len(found) - MAX_PROBLEMS)) from error
+
+
+def _lines(file: str, problems: list[tuple[int, Path, str]], more: int = 0) -> list[str]:
+    """Problems as text, in the order of the file."""
+    problems.sort(key=lambda found: found[0])
+    more = max(more, len(problems) - MAX_PROBLEMS)
+    lines = [problem(file, *found) for found in problems[:MAX_PROBLEMS]]
+    return [*lines, problem(file, 1, (), f"{more} more problems")] if more > 0 else lines
+
+
+def _translate(
+    error: ErrorDetails, document: Document, schema: dict[str, Any]
+) -> tuple[int, Path, str]:
+    """A pydantic error in the words of the file: its line, its path, what is wrong."""
+    kind, loc = error["type"], error["loc"]
+    path, node = _locate(loc, document.value, schema)
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        path = (*path, loc[-1])
+        return document.line(path), path, _unknown_key(str(loc[-1]), _properties(node, schema))
+    if kind in ("missing", "missing_argument"):
+        what = "is missing"
+    elif kind == CUSTOM:
+        what = error["ctx"]["text"]
+    elif kind in ("greater_than_equal", "less_than_equal"):
+        what = f"{_shown(error['input'])} is out of range"
+    else:
+        what = f"{_shown(error['input'])} is not allowed"
+    allowed = error.get("ctx", {}).get("allowed") or _allowed(node, schema)
+    return document.line(path), path, f"{what}; allowed: {allowed}"
+
+
+def _unknown_key(key: str, known: dict[str, Any]) -> str:
+    if key == "false_alarm_rate":
+        return _NEEDS_CALIBRATION
+    nearest = difflib.get_close_matches(key[:64], known, n=1)
+    hint = f", did you mean `{nearest[0]}`?" if nearest else ""
+    return f"unknown key{hint}; allowed: {', '.join(known)}"
+
+
+def _locate(
+    loc: tuple[int | str, ...], value: object, schema: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """The path in the file that pydantic means, and its schema.
+
+    Pydantic's location also names the branches of unions, which neither file nor schema has.
+    """
+    path: list[str | int] = []
+    node = schema
+    for part in loc:
+        if isinstance(part, int) and isinstance(value, list):
+            node, value = _resolved(node["items"], schema), value[part]
+        elif isinstance(value, dict) and part in (known := _properties(node, schema)):
+            node, value = _resolved(known[str(part)], schema), value.get(part)
+        else:
+            continue
+        path.append(part)
+    return tuple(path), node
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in node:
+        return cast(dict[str, Any], schema["$defs"][node["$ref"].rpartition("/")[2]])
+    return node
+
+
+def _properties(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a mapping, or of the branch of a choice that is one."""
+    branches = [_resolved(branch, schema) for branch in node.get("oneOf", [node])]
+    return next((branch["properties"] for branch in branches if "properties" in branch), {})
+
+
+def _allowed(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    """What a value may be, in words, from its schema."""
+    if "oneOf" in node:
+        return ", or ".join(_allowed(_resolved(b, schema), schema) for b in node["oneOf"])
+    if "enum" in node:
+        return ", ".join(node["enum"])
+    if "const" in node:
+        return str(node["const"])
+    return _allowed_form(node, schema)
+
+
+def _allowed_form(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    match node["type"]:
+        case "string" if "pattern" in node:
+            return f"text of the form {node['pattern'].strip('^$')}"
+        case "string":
+            return f"text of {node['minLength']} to {node['maxLength']} characters"
+        case "boolean":
+            return "true, false"
+        case "array":
+            most = f" of at most {node['maxItems']}" if "maxItems" in node else ""
+            once = ", each once" if "uniqueItems" in node else ""
+            return f"a list{most}{once}: {_allowed(_resolved(node['items'], schema), schema)}"
+        case "object":
+            return f"a mapping with {', '.join(_properties(node, schema))}"
+        case kind:
+            number = "a whole number" if kind == "integer" else "a number"
+            return f"{number} from {node['minimum']:g} to {node['maximum']:.10g}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list" if value else "an empty list"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"`{text[:40]}…`" if len(text) > 40 else f"`{text}`"
+
+
+# --- what contradicts itself -----------------------------------------------------------------
+
+
+def _contradictions(model: PolicyDocument) -> Iterator[tuple[Path, str]]:
+    rules = [entry.rule() for entry in model.rules]
+    ruled = {stage: "rules" in getattr(model.judges, stage) for stage in Stage}
+    yield from _bad_patterns(model, rules)
+    first: dict[str, int] = {}
+    for index, (entry, rule) in enumerate(zip(model.rules, rules, strict=True)):
+        path: Path = ("rules", index)
+        if first.setdefault(rule.name, index) != index:
+            text = f"`{rule.name}` is also the name of rule {first[rule.name]}; allowed: new names"
+            yield (*path, "name"), text
+        unrun = [stage for stage in Stage if stage in rule.stages and not ruled[stage]]
+        if entry.stages is not None and unrun:
+            text = f"`judges` has no `rules` for {', '.join(unrun)}, so nothing would run this rule"
+            yield (*path, "stages"), f"{text}; allowed: {_listed(ruled)}"
+        elif len(unrun) == len(Stage):
+            yield path, "nothing runs this rule; allowed: list `rules` under `judges` for a stage"
+    for stage in Stage:
+        if ruled[stage] and not any(stage in rule.stages for rule in rules):
+            text = "lists `rules`, but no rule looks at this stage; allowed: embedded, constant"
+            yield ("judges", stage.value), text
+    if model.evidence.drift >= model.evidence.clip:
+        text = f"`drift` {model.evidence.drift:g} is not below `clip` {model.evidence.clip:g}"
+        yield ("evidence", "drift"), f"{text}: evidence could never rise; allowed: less than `clip`"
+
+
+def _bad_patterns(model: PolicyDocument, rules: list[Rule]) -> Iterator[tuple[Path, str]]:
+    """What the judge itself says to each rule and, where each is good, to all of them together."""
+    good = True
+    for index, (entry, rule) in enumerate(zip(model.rules, rules, strict=True)):
+        try:
+            RulesJudge([rule])
+        except UserError as error:
+            good = False
+            given = next(k for k in ("pattern", "literal", "literals") if getattr(entry, k))
+            text = f"{error}; allowed: RE2 syntax that needs at least one character"
+            yield ("rules", index, given), text
+    if good:
+        try:
+            RulesJudge(rules)
+        except UserError as error:
+            yield ("rules",), f"too much together: {error}; allowed: fewer or shorter rules"
+
+
+def _listed(ruled: dict[Stage, bool]) -> str:
+    return ", ".join(stage for stage in Stage if ruled[stage]) or "none, until `judges` lists it"
+
+
+def _path(source: Source) -> Path:
+    return tuple(source.place.split("."))
+
+
+def _doubts(model: PolicyDocument, policy: Policy) -> Iterator[tuple[Path, str]]:
+    """What is odd but has a meaning: (path, text) of each warning."""
+    for index, rule in enumerate(policy.rules):
+        if all(policy.action(rule.scenario, stage) is Action.ALLOW for stage in rule.stages):
+            text = f"no effect: `{rule.scenario}` is allowed at every stage of this rule"
+            yield ("rules", index), text
+    for stage, judges in policy.judges.items():
+        if judges == ("constant",):
+            yield ("judges", stage.value), "`constant` looks at nothing; it is for tests"
+    if policy.correction.budget == 0 and any(
+        cell.action is Action.CORRECT for cell in policy.cells.values()
+    ):
+        yield ("correction", "budget"), "0 corrections: `correct` refuses at once"
+    for name in ("default", *Scenario):
+        row = getattr(model.scenarios, name)
+        if row is not None and row.answer == Action.CORRECT:
+            yield ("scenarios", name, "answer"), "`correct` means `refuse` here in this version"
+    for language in LANGUAGES:
+        source = policy.refusals[Scenario.SELF_HARM, language].source
+        if source is not BUILT_IN and not source.place.startswith("scenarios.self_harm."):
+            text = "replaces the text that points people to help"
+            yield _path(source), f"{text}; give `self_harm` its own `refusals.{language}`"
+    yield from _unreachable(policy)
+
+
+def _unreachable(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """Thresholds that a capped excursion cannot cross: only rules and the cap intervene there."""
+    gain = policy.evidence.clip - policy.evidence.drift
+    most = policy.caps.excursion_steps * gain
+    seen: set[Source] = set()
+    for (_, stage), cell in policy.cells.items():
+        source = cell.threshold_from
+        if stage is Stage.INPUT or cell.threshold <= most or source in seen:
+            continue
+        if policy.judges[stage] == ("rules",):
+            continue
+        seen.add(source)
+        path = ("caps", "excursion_steps") if source is BUILT_IN else _path(source)
+        text = f"{cell.threshold:g} nats are out of reach: `caps.excursion_steps` x (clip - drift)"
+        yield path, f"{text} = {most:g}, so the cap comes first and does `{policy.caps.on_cap}`"
+
+
+# --- the policy ------------------------------------------------------------------------------
+
+
+def _build(model: PolicyDocument, document: Document, file: str) -> Policy:
+    content = model.model_dump(mode="json", exclude_none=True)
+    policy = Policy(
+        name=model.name,
+        version=content_version(content),
+        mode=Mode(model.mode),
+        file=file,
+        judges={stage: tuple(getattr(model.judges, stage)) for stage in Stage},
+        rules=tuple(entry.rule() for entry in model.rules),
+        correction=model.correction,
+        reasoning=model.reasoning,
+        input=model.input,
+        evidence=model.evidence,
+        caps=model.caps,
+        limits=model.limits,
+        cells={
+            (key, stage): _cell(model, document, key, stage)
+            for key in (None, *Scenario)
+            for stage in Stage
+        },
+        safety_thoughts=_wordings(model, document, "safety_thoughts", wording.safety_thought),
+        refusals=_wordings(model, document, "refusals", wording.refusal),
+        unknown_closed={s: getattr(model.on_unknown, s) == "closed" for s in Stage},
+        overload_closed={s: getattr(model.on_overload, s) == "closed" for s in Stage},
+        warnings=(),
+        content=content,
+    )
+    warnings = sorted((document.line(path), path, text) for path, text in _doubts(model, policy))
+    return replace(policy, warnings=tuple(problem(file, *parts) for parts in warnings))
+
+
+def _rows(model: PolicyDocument, key: Key) -> list[tuple[str, Row]]:
+    """The rows that speak for a scenario, its own first."""
+    names = ["default"] if key is None else [key.value, "default"]
+    rows = [(name, getattr(model.scenarios, name)) for name in names]
+    return [(name, row) for name, row in rows if row is not None]
+
+
+def _first(candidates: Iterable[tuple[Any, Path]], document: Document, built_in: Any) -> Any:
+    """The first value that the file gives, with its source; else what is built in."""
+    for value, path in candidates:
+        if value is not None:
+            return value, Source(".".join(map(str, path)), document.line(path))
+    return built_in, BUILT_IN
+
+
+def _cell(model: PolicyDocument, document: Document, key: Key, stage: Stage) -> Cell:
+    rows = _rows(model, key)
+    actions = ((getattr(cells, stage), ("scenarios", row, stage.value)) for row, cells in rows)
+    # `default` names every action, so that what is built in here is never used.
+    name, action_from = _first(actions, document, Action.REFUSE)
+    written = Action(name)
+    # An answer cannot be corrected yet, only stopped: what `correct` means there until then.
+    stops = stage is Stage.ANSWER and written is Action.CORRECT
+    threshold, threshold_from = _first(
+        _thresholds(rows, stage), document, DEFAULT_THRESHOLDS[stage]
+    )
+    return Cell(
+        action=Action.REFUSE if stops else written,
+        action_from=action_from,
+        written=written,
+        threshold=threshold,
+        threshold_from=threshold_from,
+    )
+
+
+def _thresholds(rows: list[tuple[str, Row]], stage: Stage) -> Iterator[tuple[float | None, Path]]:
+    for row, cells in rows:
+        path = ("scenarios", row, "threshold")
+        if isinstance(cells.threshold, Thresholds):
+            yield getattr(cells.threshold, stage), (*path, stage.value)
+        elif stage is not Stage.INPUT:  # a single number is in nats
+            yield cells.threshold, path
+
+
+def _wordings(
+    model: PolicyDocument,
+    document: Document,
+    name: str,
+    built_in: Callable[[Key, str], str],
+) -> dict[tuple[Key, str], Wording]:
+    """Every text, most specific first: the scenario's row, `default`, the file, built in."""
+    texts: dict[tuple[Key, str], Wording] = {}
+    for key in (None, *Scenario):
+        places: list[tuple[Any, Path]] = [
+            (getattr(cells, name), ("scenarios", row, name)) for row, cells in _rows(model, key)
+        ]
+        places.append((getattr(model, name), (name,)))
+        for language in LANGUAGES:
+            own = ((getattr(t, language, None), (*path, language)) for t, path in places)
+            texts[key, language] = Wording(*_first(own, document, built_in(key, language)))
+    return texts

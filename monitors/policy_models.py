@@ -1,0 +1,321 @@
+"""What a policy file may hold: the pydantic models and the JSON Schema that comes from them.
+
+They are the one source of validation, of the "allowed" part of each problem, and of what editors
+complete. Optional keys are `None` when left out; a file cannot write null.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from monitors.judges.rules import Rule, literal
+from monitors.policy import (
+    Caps,
+    Correction,
+    EvidenceParameters,
+    Input,
+    JudgeName,
+    Limits,
+    Reasoning,
+)
+from monitors.taxonomy import Scenario, Stage
+from monitors.wording import LANGUAGES
+
+CUSTOM = "policy"
+"""Type of our own pydantic errors, whose message says everything about the value."""
+
+T = TypeVar("T", bound=Hashable)
+_Absent = SkipJsonSchema[None]
+
+_MARKUP = re.compile(r"[<>◁▷]|\[/?THINK\]", re.IGNORECASE)
+
+
+def _problem(text: str, allowed: str = "") -> PydanticCustomError:
+    """A problem in our own words; `allowed` where the schema's words would not help."""
+    # Passed as context: a brace in the text is not to be read as a placeholder.
+    return PydanticCustomError(CUSTOM, "{text}", {"text": text, "allowed": allowed})
+
+
+def _input_action(value: object) -> object:
+    if isinstance(value, str) and value in ("prime", "correct"):
+        raise _problem(f"`{value}` comes with the input stage in a later version")
+    return value
+
+
+def _release(value: object) -> object:
+    if value == "live":
+        raise _problem("`live` comes with a later version")
+    return value
+
+
+def _unique(values: list[T]) -> list[T]:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise _problem(f"`{twice[0]}` stands twice")
+    return values
+
+
+def _text(value: str) -> str:
+    if not (stripped := value.strip()):
+        raise _problem("the text is blank")
+    return stripped
+
+
+def _thought(value: str) -> str:
+    """A thought goes into the model's context: markup there could end its thinking or its turn."""
+    if found := _MARKUP.search(value):
+        raise _problem(f"`{found.group()}` could be read as markup by the model", "plain text")
+    return value
+
+
+_UNIQUE = Field(min_length=1, json_schema_extra={"uniqueItems": True})
+Text = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_text)]
+Thought = Annotated[Text, AfterValidator(_thought)]
+Literally = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_text)]
+Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
+InputAction = Annotated[Literal["allow", "flag", "refuse"], BeforeValidator(_input_action)]
+OutputAction = Literal["allow", "flag", "correct", "refuse"]
+StageName = Literal["input", "reasoning", "answer"]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Nats = Annotated[float, Field(ge=0.1, le=100.0)]
+JudgeList = Annotated[list[JudgeName], _UNIQUE, AfterValidator(_unique)]
+StageList = Annotated[list[StageName], _UNIQUE, AfterValidator(_unique)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Judges(_Section):
+    """Which judges look at each stage."""
+
+    input: JudgeList = Field(default=["embedded"], description="Judges of prompts and images.")
+    reasoning: JudgeList = Field(
+        default=["embedded"], description="Judges of the model's thinking."
+    )
+    answer: JudgeList = Field(default=["embedded"], description="Judges of the model's answer.")
+
+
+class Failure(_Section):
+    """What happens at each stage where a judge gives no verdict."""
+
+    input: Literal["closed", "open"] = Field(default="closed", description="At the input stage.")
+    reasoning: Literal["closed", "open"] = Field(
+        default="closed", description="At the reasoning stage."
+    )
+    answer: Literal["closed", "open"] = Field(default="closed", description="At the answer stage.")
+
+
+class Thresholds(_Section):
+    """A threshold for each stage."""
+
+    input: Probability | _Absent = Field(
+        default=None, description="Probability from 0 to 1, per passage of the request."
+    )
+    reasoning: Nats | _Absent = Field(default=None, description="Evidence in nats.")
+    answer: Nats | _Absent = Field(default=None, description="Evidence in nats.")
+
+
+_Threshold = Annotated[
+    Annotated[Nats, Tag("(number)")] | Annotated[Thresholds, Tag("(stages)")],
+    Discriminator(lambda value: "(stages)" if isinstance(value, dict | Thresholds) else "(number)"),
+]
+
+
+def _per_language(name: str, doc: str, text: Any, what: str) -> type[_Section]:
+    fields: dict[str, Any] = {
+        code: (text | _Absent, Field(default=None, description=f"{what} in {language}."))
+        for code, language in LANGUAGES.items()
+    }
+    return create_model(name, __base__=_Section, __doc__=doc, **fields)
+
+
+SafetyThoughts = _per_language(
+    "SafetyThoughts", "Safety thoughts per language.", Thought, "First-person thought"
+)
+Refusals = _per_language("Refusals", "Refusal texts per language.", Text, "Refusal text")
+
+
+class Row(_Section):
+    """What to do about one scenario; cells that are left out come from the `default` row."""
+
+    input: InputAction | _Absent = Field(default=None, description="What to do at the input stage.")
+    reasoning: OutputAction | _Absent = Field(
+        default=None, description="What to do at the reasoning stage."
+    )
+    answer: OutputAction | _Absent = Field(
+        default=None,
+        description="What to do at the answer stage. `correct` means `refuse` until a later "
+        "version can correct answers.",
+    )
+    threshold: _Threshold | _Absent = Field(
+        default=None,
+        description="Evidence in nats for reasoning and answer; or a threshold per stage, which "
+        "for the input is a probability. Lower is stricter.",
+    )
+    safety_thoughts: SafetyThoughts | _Absent = Field(  # type: ignore[valid-type]
+        default=None, description="Thoughts that steer the model back, for this scenario."
+    )
+    refusals: Refusals | _Absent = Field(  # type: ignore[valid-type]
+        default=None, description="Refusal texts for this scenario."
+    )
+
+
+class DefaultRow(Row):
+    """The row that rules all harm that no other row rules; it must name all three actions."""
+
+    input: InputAction = Field(description="What to do at the input stage.")
+    reasoning: OutputAction = Field(description="What to do at the reasoning stage.")
+    answer: OutputAction = Field(
+        description="What to do at the answer stage; `correct` means `refuse` in this version."
+    )
+
+
+_SCENARIO_FIELDS: dict[str, Any] = {
+    scenario.value: (
+        Row | _Absent,
+        Field(default=None, description=f"What to do about `{scenario}`; else as `default` says."),
+    )
+    for scenario in Scenario
+}
+Scenarios = create_model(
+    "Scenarios",
+    __base__=_Section,
+    __doc__="One row per kind of harm.",
+    default=(DefaultRow, Field(description="What holds where a row says nothing.")),
+    **_SCENARIO_FIELDS,
+)
+
+
+class RuleEntry(_Section):
+    """One rule: exactly one of `pattern`, `literal` and `literals`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")] = Field(
+        description="Name of the rule, as records show it."
+    )
+    pattern: Pattern | _Absent = Field(
+        default=None, description="A regular expression in RE2 syntax; case is ignored."
+    )
+    literal: Literally | _Absent = Field(
+        default=None, description="A text to look for; case is ignored."
+    )
+    literals: Annotated[list[Literally], Field(min_length=1)] | _Absent = Field(
+        default=None, description="Texts to look for; one is enough, case is ignored."
+    )
+    scenario: Literal[*(s.value for s in Scenario)] = Field(  # type: ignore[valid-type]
+        description="The scenario whose row rules what happens on a match."
+    )
+    stages: StageList | _Absent = Field(
+        default=None, description="The stages where the rule looks; left out: all of them."
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_match(self) -> RuleEntry:
+        given = [self.pattern, self.literal, self.literals]
+        if sum(way is not None for way in given) != 1:
+            raise _problem(
+                "has no single way to match", "exactly one of pattern, literal, literals"
+            )
+        return self
+
+    def rule(self) -> Rule:
+        """What the `rules` judge runs; its constructor says whether the patterns are any good."""
+        literals = self.literals or ([self.literal] if self.literal is not None else [])
+        return Rule(
+            name=self.name,
+            patterns=tuple(map(literal, literals)) if self.pattern is None else (self.pattern,),
+            scenario=Scenario(self.scenario),
+            stages=frozenset(map(Stage, self.stages)) if self.stages else frozenset(Stage),
+        )
+
+
+class PolicyDocument(_Section):
+    """A policy of mlrm-guard: what to do at which evidence."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9-]{1,64}$",
+        description="Name of the policy, as headers and records show it.",
+    )
+    mode: Literal["enforce", "shadow", "off"] = Field(
+        default="enforce",
+        description="`enforce` acts; `shadow` judges and records but changes nothing; `off` "
+        "relays unjudged.",
+    )
+    release: Annotated[Literal["hold"], BeforeValidator(_release)] = Field(
+        default="hold", description="`hold`: nothing unjudged leaves."
+    )
+    judges: Judges = Field(default=Judges(), description="Judges per stage.")
+    rules: list[RuleEntry] = Field(
+        default_factory=list, max_length=200, description="What the `rules` judge looks for."
+    )
+    on_unknown: Failure = Field(
+        default=Failure(),
+        description="When a judge fails or cannot read a text: `closed` holds back and refuses, "
+        "`open` releases and flags.",
+    )
+    on_overload: Failure = Field(
+        default=Failure(),
+        description="When the judge's queue is full or the judge is late: `closed` or `open`.",
+    )
+    correction: Correction = Field(default=Correction(), description="Steering back.")
+    reasoning: Reasoning = Field(default=Reasoning(), description="What of it is shown.")
+    input: Input = Field(default=Input(), description="How refused requests are answered.")
+    evidence: EvidenceParameters = Field(
+        default=EvidenceParameters(), description="How evidence accumulates."
+    )
+    caps: Caps = Field(default=Caps(), description="How long text may be held back.")
+    limits: Limits = Field(default=Limits(), description="Time and size limits.")
+    safety_thoughts: SafetyThoughts | _Absent = Field(  # type: ignore[valid-type]
+        default=None,
+        description="Thoughts that steer the model back. Replaces the built-in ones of that "
+        "language for all scenarios whose row has none of its own.",
+    )
+    refusals: Refusals | _Absent = Field(  # type: ignore[valid-type]
+        default=None,
+        description="Refusal texts. Replaces the built-in ones of that language for all "
+        "scenarios whose row has none of its own.",
+    )
+    scenarios: Scenarios = Field(  # type: ignore[valid-type]
+        description="What to do about each kind of harm."
+    )
+
+
+def policy_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a policy file, with a description of every key."""
+    schema = PolicyDocument.model_json_schema()
+    tidy = cast(dict[str, Any], _tidy(schema))
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **tidy,
+        "title": "mlrm-guard policy",
+    }
+
+
+def _tidy(node: object) -> object:
+    """Leave out what pydantic adds and no reader needs: generated titles, defaults of null."""
+    if isinstance(node, list):
+        return [_tidy(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _tidy(value)
+        for key, value in node.items()
+        if not (key == "title" and isinstance(value, str))
+        and not (key == "default" and value is None)
+    }

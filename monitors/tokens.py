@@ -1,0 +1,97 @@
+"""Token accounting over the legs of one generation: what was delivered, what was thrown away.
+
+The client's `usage` counts the prompt once and the completion tokens whose text it got. An aborted
+upstream request reports no final usage, so every delta's running count is remembered until the
+frontier has passed it. An upstream that reports none is counted in deltas with text, which vLLM
+sends one per token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from monitors.wire import TokensDetails, Usage
+
+
+class TokenLedger:
+    """Counts one generation."""
+
+    __slots__ = (
+        "_characters",
+        "_deltas",
+        "_kept",
+        "_last",
+        "_marks",
+        "_passed",
+        "_prompt",
+        "discarded",
+    )
+
+    def __init__(self) -> None:
+        self._kept = 0  # of earlier legs
+        self._prompt: Usage | None = None  # the first leg's: what the client's own prompt cost
+        self.discarded = 0
+        """Completion tokens generated but not delivered."""
+        self._begin_leg()
+
+    def _begin_leg(self) -> None:
+        self._last: Usage | None = None
+        self._deltas = 0
+        self._passed = (0, 0)  # the last mark that the frontier has passed
+        self._characters = 0
+        self._marks: deque[tuple[int, int]] = deque()  # (characters so far, tokens so far)
+
+    @property
+    def generated(self) -> int:
+        """Completion tokens of this leg so far."""
+        if self._last is not None and self._last.completion_tokens is not None:
+            return self._last.completion_tokens
+        return self._deltas
+
+    @property
+    def spent(self) -> int:
+        """Completion tokens of earlier legs that were kept."""
+        return self._kept
+
+    def delta(self, usage: Usage | None, characters: int) -> None:
+        """One delta came; the leg has `characters` characters now."""
+        if usage is not None:
+            self._last = usage
+            if self._prompt is None:
+                self._prompt = usage
+        elif characters > self._characters:  # the role's and the finish reason's are no tokens
+            self._deltas += 1
+        self._characters = characters
+        self._marks.append((characters, self.generated))
+
+    def release(self, frontier: int) -> None:
+        """The client has the leg's first `frontier` characters."""
+        marks = self._marks
+        while marks and marks[0][0] <= frontier:
+            self._passed = marks.popleft()
+
+    def cut(self, frontier: int) -> None:
+        """The leg ends at `frontier` characters; a delta that is delivered in part counts."""
+        self.release(frontier)
+        characters, delivered = self._passed
+        if self._marks and frontier > characters:
+            delivered = min(self._marks[0][1], delivered + 1)
+        self.discarded += max(0, self.generated - delivered)
+        self._kept += delivered
+        self._begin_leg()
+
+    def total(self) -> Usage | None:
+        """The client's usage; None where the upstream never reported any."""
+        if self._prompt is None:
+            return None
+        completion = self._kept + self.generated
+        details = self._last.completion_tokens_details if self._last is not None else None
+        if details is not None and details.reasoning_tokens is not None:
+            details = TokensDetails(self._kept + details.reasoning_tokens)
+        return Usage(
+            prompt_tokens=self._prompt.prompt_tokens,
+            completion_tokens=completion,
+            total_tokens=self._prompt.prompt_tokens + completion,
+            completion_tokens_details=details,
+            prompt_tokens_details=self._prompt.prompt_tokens_details,
+        )

@@ -1,0 +1,168 @@
+"""Images are hostile bytes: bounded, decoded, encoded anew."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from monitors.images import ImageError, ImageLimits, reencode
+
+LIMITS = ImageLimits()
+
+
+def url(data: bytes, declared: str = "png") -> str:
+    return f"data:image/{declared};base64,{base64.b64encode(data).decode()}"
+
+
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def opened(data_url: str) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(data_url.partition(",")[2])))
+
+
+def refused(data: bytes | str, limits: ImageLimits = LIMITS) -> str:
+    with pytest.raises(ImageError) as caught:
+        reencode(data if isinstance(data, str) else url(data), limits)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    image = Image.new("RGB", (8, 4), "navy")
+    image.putpixel((1, 1), (250, 200, 10))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("WEBP", "PNG"), ("GIF", "PNG")]
+)
+def test_the_content_decides_the_format(kind: str, written: str) -> None:
+    image = opened(reencode(url(save(picture(), kind), declared="x-anything"), LIMITS))
+    assert (image.format, image.mode, image.size) == (written, "RGB", (8, 4))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    data = save(Image.new("I;16", (8, 4)) if mode == "I;16" else picture(mode), "PNG")
+    assert opened(reencode(url(data), LIMITS)).mode == "RGB"
+
+
+def test_lossless_pixels_survive() -> None:
+    assert opened(reencode(url(save(picture(), "PNG")), LIMITS)).tobytes() == picture().tobytes()
+
+
+def test_what_lies_under_transparency_is_gone() -> None:
+    hidden = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    assert opened(reencode(url(save(hidden, "PNG")), LIMITS)).getpixel((0, 0)) == (255, 255, 255)
+    indexed = Image.new("P", (2, 1))
+    indexed.putpalette([255, 0, 0])
+    data = save(indexed, "PNG", transparency=0)
+    assert opened(reencode(url(data), LIMITS)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_metadata_goes_and_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    exif[0x010E] = "a description"
+    data = save(picture(), "JPEG", exif=exif, comment=b"a comment", icc_profile=b"profile")
+    sent = reencode(url(data), LIMITS)
+    image = opened(sent)
+    assert image.size == (4, 8)
+    raw = base64.b64decode(sent.partition(",")[2])
+    assert not image.getexif() and not {b"descr", b"comment", b"profile"} & set(raw.split(b" "))
+    assert image.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("note", "words")
+    assert not opened(reencode(url(save(picture(), "PNG", pnginfo=notes)), LIMITS)).info
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_animations_are_refused(kind: str) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = save(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert "animated" in refused(data)
+
+
+def test_the_second_picture_of_a_phones_jpeg_is_left_out() -> None:
+    data = save(picture(), "MPO", save_all=True, append_images=[picture()])
+    assert opened(reencode(url(data), LIMITS)).format == "JPEG"
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims to be large."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = (
+        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("size", [(8000, 5001), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_bombs_are_refused(size: tuple[int, int]) -> None:
+    text = refused(bomb(*size))
+    assert "over 40000000 pixels" in text or "no readable PNG" in text
+
+
+def test_bytes_are_bounded_before_and_after() -> None:
+    assert "over 30 bytes" in refused(b"x" * 40, ImageLimits(bytes=30))
+    gradient = Image.radial_gradient("L")
+    data = save(gradient, "WEBP", quality=1)
+    assert "encoded anew" in refused(data, ImageLimits(bytes=len(data)))
+
+
+@pytest.mark.parametrize(
+    "data_url",
+    [
+        "",
+        "data:",
+        "data:image/png,AAAA",
+        "data:text/html;base64,AAAA",
+        "https://example.org/x.png",
+        "data:image/png;base64,AA AA",
+        "data:image/png;base64,AAA",
+        "data:image/png;base64,é",
+        "data:image/png;base64,__--",
+        "data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode(),
+        "data:image/tiff;base64," + base64.b64encode(save(picture(), "TIFF")).decode(),
+        "data:image/bmp;base64," + base64.b64encode(save(picture(), "BMP")).decode(),
+    ],
+)
+def test_what_is_no_image_is_refused(data_url: str) -> None:
+    refused(data_url)
+
+
+KINDS = {kind: save(picture(), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoders_words_stay_inside(kind: str) -> None:
+    assert refused(KINDS[kind][:40]) == f"it is no readable {kind} image"
+
+
+@given(st.sampled_from(sorted(KINDS)), st.integers(0, 400), st.binary(max_size=40))
+def test_no_bytes_break_it(kind: str, at: int, noise: bytes) -> None:
+    data = KINDS[kind]
+    damaged = data[:at] + noise + data[at + len(noise) :]
+    try:
+        sent = reencode(url(damaged), LIMITS)
+    except ImageError as error:
+        assert len(str(error)) < 100
+    else:
+        assert opened(sent).mode == "RGB"
