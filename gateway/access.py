@@ -1,7 +1,8 @@
 """Who may use the gateway, and what they may see. Keys are kept as SHA-256 only.
 
-A key file has one key a line: `NAME SHA256-HEX [RIGHT,RIGHT]`; blank lines and `#` comments are skipped.
-Keys are long random strings, so a plain hash is enough, and looking it up takes the same time for all.
+A key file has one key a line: `NAME SHA256-HEX [RIGHT,RIGHT]`; blank lines and `#` comments are
+skipped. Keys are long random strings, so a plain hash is enough, and looking it up takes the same
+time for all.
 """
 
 from __future__ import annotations

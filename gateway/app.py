@@ -41,7 +41,7 @@ def create_app(settings: Settings, *observers: Observer) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        exception_handlers={HTTPException: _error_reply, Exception: _error_reply},
+        exception_handlers={HTTPException: _on_error, Exception: _on_error},
         # Plain routes: a relay is an ASGI app of its own, not a value to be serialised.
         routes=[
             Route("/v1/chat/completions", _chat, methods=["POST"]),
@@ -111,6 +111,10 @@ async def _metrics(request: Request) -> Response:
     gateway.telemetry.live.set(gateway.live)
     gateway.telemetry.queue.set(gateway.judges.waiting)
     return Response(gateway.telemetry.render(), media_type="text/plain; version=0.0.4")
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return _error_reply(request, error)
 
 
 def _error_reply(request: Request, error: Exception) -> Response:

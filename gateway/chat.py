@@ -28,7 +28,7 @@ def new_request_id() -> str:
 
 
 async def chat_completions(gateway: Gateway, request: Request, request_id: str) -> Response | Relay:
-    """Answer one request. Raises GatewayError for whatever is wrong before the upstream is asked."""
+    """Answer one request. Raises GatewayError for what is wrong before the upstream is asked."""
     client = gateway.keys.authenticate(request.headers.get("authorization"))
     admitted = await _admit(gateway, request)
     if gateway.live >= gateway.settings.max_streams:

@@ -1,4 +1,4 @@
-"""The console script: finds every package's commands by entry point, imports one when it is used."""
+"""The console script: finds all packages' commands by entry point, imports one when used."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Find out how an upstream goes on with a cut thought. Measured on the server itself, never assumed.
+"""Find out how an upstream goes on with a cut thought: measured on the server, never assumed.
 
 What can go wrong (all seen on real vLLM): a chat template closes the block or wraps the continued
-message behind an empty think block; a reasoning parser reports the continued thinking as answer; the
-server ignores `continue_final_message`. So the probe continues a known prefix, has the server show the
-prompt it rendered, and compares its end; then it looks in which field the text came back.
+message behind an empty think block; a reasoning parser reports the continued thinking as answer;
+the server ignores `continue_final_message`. So the probe continues a known prefix, has the server
+show the prompt it rendered, and compares its end; then it looks in which field the text came back.
 """
 
 from __future__ import annotations

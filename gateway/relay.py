@@ -1,9 +1,10 @@
 """Drives one GuardedStream: the one place where effects become I/O.
 
-Events come from three sides (upstream reader, judges' verdicts, timers) and are handed to the machine
-at once, on the event loop, without a queue between; what it releases gathers in a buffer that one
-writer sends. One TaskGroup per request holds reader, writer and the watch over the client; nothing
-outlives it. The reader waits while the buffer is over its bound, so a slow client slows the upstream.
+Events come from three sides (upstream reader, judges' verdicts, timers) and are handed to the
+machine at once, on the event loop, without a queue between; what it releases gathers in a buffer
+that one writer sends. One TaskGroup per request holds reader, writer and the watch over the client;
+nothing outlives it. The reader waits while the buffer is over its bound, so a slow client slows the
+upstream.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ class Relay:
 
     # --- effects out ----------------------------------------------------------------------
 
-    def _perform(self, effects: Sequence[Effect]) -> None:
+    def _perform(self, effects: Sequence[Effect]) -> None:  # noqa: PLR0912 - one case per effect
         for effect in effects:
             match effect:
                 case Release(wire_field, text):

@@ -157,7 +157,8 @@ def guard_object(
 ) -> dict[str, Any]:
     """The `guard` object. Without `detail` it holds what is no oracle for an attacker.
 
-    `action` is what was done; in shadow mode nothing was, and what would have been stands in detail.
+    `action` is what was done; in shadow mode nothing was, and what would have been stands in
+    detail.
     """
     acted = outcome.action if mode is Mode.ENFORCE else Action.ALLOW
     guard: dict[str, Any] = {"action": acted.value, "id": request_id}

@@ -68,7 +68,7 @@ class Probes:
             return report
 
     async def keep_up(self) -> None:
-        """Probe every listed model, at start and as models come; retries while the upstream is away."""
+        """Probe every listed model, at start and as they come; retry while the upstream is away."""
         while True:
             try:
                 listed = await self._upstream.models()

@@ -1,7 +1,7 @@
 """The one client of the upstream: vLLM, or whatever speaks its wire.
 
-httpx over aiohttp's transport, which costs half the CPU per streamed chunk of httpx's own. Everything the
-upstream does wrong comes out as a `GatewayError` whose text is ours.
+httpx over aiohttp's transport, which costs half the CPU per streamed chunk of httpx's own.
+Everything the upstream does wrong comes out as a `GatewayError` whose text is ours.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ class Upstream:
         """`GET /v1/models`. Raises GatewayError."""
         return await self._get_json(f"{self._base}/models")
 
-    async def alive(self, timeout: float = 2.0) -> bool:
+    async def alive(self) -> bool:
         """Whether the upstream answers at all."""
         try:
             reply = await self._client.get(
-                f"{self._root}/health", headers=self._headers, timeout=timeout
+                f"{self._root}/health", headers=self._headers, timeout=2.0
             )
         except (httpx.HTTPError, OSError):
             return False

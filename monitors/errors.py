@@ -23,7 +23,7 @@ class UserError(GuardError):
 
 
 class PolicyError(UserError):
-    """A policy file is wrong. Carries every problem found, each "FILE:LINE: PATH: what, allowed"."""
+    """A policy file is wrong: every problem found, each "FILE:LINE: PATH: what, allowed"."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))

@@ -84,7 +84,7 @@ class ReplyParser:
 
     __slots__ = ("_answer_state", "_held", "_state")
 
-    def __init__(self, format: Format = Format.AUTO, *, resumed: bool = False) -> None:  # noqa: A002
+    def __init__(self, format: Format = Format.AUTO, *, resumed: bool = False) -> None:
         self._held = ""
         self._answer_state = _State.ANSWER if format is Format.SEPARATED else _State.UNPARSED
         inline = format in (Format.THINK, Format.THINK_OPEN)

@@ -20,16 +20,17 @@ from pydantic_core import ErrorDetails
 from monitors import wording
 from monitors.errors import PolicyError, UserError
 from monitors.judges.rules import Rule, RulesJudge
-from monitors.policy import (
-    Cell,
-    Key,
-    Policy,
-    Source,
-    Wording,
-    content_version,
-)
+from monitors.policy import Cell, Key, Policy, Source, Wording, content_version
 from monitors.policy_models import CUSTOM, PolicyDocument, Row, Thresholds, policy_schema
-from monitors.policy_yaml import MAX_BYTES, MAX_PROBLEMS, Document, Path, problem, read_document
+from monitors.policy_yaml import (
+    MAX_BYTES,
+    MAX_PROBLEMS,
+    TOO_LARGE,
+    Document,
+    Path,
+    problem,
+    read_document,
+)
 from monitors.taxonomy import Action, Mode, Scenario, Stage
 from monitors.wording import LANGUAGES
 
@@ -50,17 +51,19 @@ def load_policy(path: str | FilePath) -> Policy:
     try:
         with FilePath(path).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
-        return parse_policy(data.decode("utf-8-sig"), file)
-    except OSError as error:
-        text = f"cannot be read: {error.strerror or type(error).__name__}"
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        text = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise PolicyError([problem(file, 1, (), text)]) from error
+    if len(data) > MAX_BYTES:
+        raise PolicyError([problem(file, 1, (), TOO_LARGE)])
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # A file cut at MAX_BYTES inside a character is too large rather than badly encoded.
-        text = "not UTF-8; allowed: a UTF-8 text file"
-        if len(error.object) > MAX_BYTES:
-            text = f"the file is too large; allowed: at most {MAX_BYTES // 1024} KiB"
-        line = error.object[: error.start].count(b"\n") + 1
-        raise PolicyError([problem(file, line, (), text)]) from error
+        line = data[: error.start].count(b"\n") + 1
+        raise PolicyError(
+            [problem(file, line, (), "not UTF-8; allowed: a UTF-8 text file")]
+        ) from error
+    return parse_policy(text, file)
 
 
 def parse_policy(text: str, filename: str) -> Policy:

@@ -21,6 +21,8 @@ from monitors.errors import PolicyError
 MAX_BYTES = 256 * 1024
 """A policy file larger than this is refused unread."""
 
+TOO_LARGE = f"the file is too large; allowed: at most {MAX_BYTES // 1024} KiB"
+
 MAX_PROBLEMS = 100
 """More problems than this are counted, not listed."""
 
@@ -61,9 +63,10 @@ class Document:
 
 
 def problem(file: str, line: int, path: Path, text: str) -> str:
-    """One problem in one line: FILE:LINE: dotted.path: text."""
+    """One problem in one printable line: FILE:LINE: dotted.path: text."""
     dotted = ".".join(_UNSAFE_IN_LINE.sub("?", str(part))[:64] for part in path) or "(file)"
-    return f"{file}:{line}: {dotted}: {' '.join(text.split())}"
+    parts = f"{file}:{line}: {dotted}: {' '.join(text.split())}"
+    return "".join(char if char.isprintable() else "?" for char in parts)
 
 
 def read_document(text: str, file: str) -> Document:
@@ -71,7 +74,7 @@ def read_document(text: str, file: str) -> Document:
     builder = _Builder(file)
     try:
         if len(text.encode()) > MAX_BYTES:
-            builder.stop(1, (), f"the file is too large; allowed: at most {MAX_BYTES // 1024} KiB")
+            builder.stop(1, (), TOO_LARGE)
         for event in _events(text):
             builder.take(event)
     except PolicyError:

@@ -1,7 +1,8 @@
 """Run recorded traces through the guarded stream: the very object that guards live ones, no HTTP.
 
-A trace's steps are judged in order, each before the next text comes, so a decision falls at the earliest
-moment that it could. Where a live stream would be corrected, replay ends: nobody generates the rest.
+A trace's steps are judged in order, each before the next text comes, so a decision falls at the
+earliest moment that it could. Where a live stream would be corrected, replay ends: nobody generates
+the rest.
 """
 
 from __future__ import annotations
@@ -92,11 +93,16 @@ def _settle(stream: GuardedStream, judges: Mapping[Stage, AnyJudge], due: deque[
 
 
 def _events(trace: Trace) -> Iterator[Event]:
-    for text, field in ((trace.reasoning or "", "reasoning"), (trace.answer or "", "content")):
-        for start in range(0, len(text), _DELTA):
-            yield DeltaReceived(0, **{field: text[start : start + _DELTA]})
+    for piece in _pieces(trace.reasoning or ""):
+        yield DeltaReceived(0, reasoning=piece)
+    for piece in _pieces(trace.answer or ""):
+        yield DeltaReceived(0, content=piece)
     yield DeltaReceived(0, finish_reason="stop")
     yield UpstreamEnded(0)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + _DELTA] for start in range(0, len(text), _DELTA))
 
 
 def replay(

@@ -1,14 +1,15 @@
 """Cut channel text into steps, the units that are judged.
 
-Theory. A step closes (1) at a sentence end: a terminator, at most eight closing marks, then whitespace;
-or right behind a terminator of a script that writes no spaces; (2) at a line end; (3) at `MAX_BYTES`.
-(1) and (2) wait until the step has `MIN_BYTES` of text, so that "1." and "Dr." are no steps. Sizes count
-UTF-8 bytes, which is roughly fair to scripts that say more in fewer characters. Whitespace between two
-steps belongs to the later one, so a step never ends in whitespace that was followed by text.
+Theory. A step closes (1) at a sentence end: a terminator, at most eight closing marks, then
+whitespace; or right behind a terminator of a script that writes no spaces; (2) at a line end; (3)
+at `MAX_BYTES`. (1) and (2) wait until the step has `MIN_BYTES` of text, so that "1." and "Dr." are
+no steps. Sizes count UTF-8 bytes, which is roughly fair to scripts that say more in fewer
+characters. Whitespace between two steps belongs to the later one, so a step never ends in
+whitespace that was followed by text.
 
 Boundaries depend on the text alone, never on chunking or time: every rule looks at a bounded window
-behind it and at most `_LOOKAHEAD` characters ahead, and waits for those. The concatenated steps are the
-text, character for character. Judges are trained on steps cut by this very class.
+behind it and at most `_LOOKAHEAD` characters ahead, and waits for those. The concatenated steps are
+the text, character for character. Judges are trained on steps cut by this very class.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 
 
 class Segmenter:
-    """Incremental segmentation of one channel: `feed` text, get closed steps; `close` gives the rest."""
+    """Incremental segmentation: `feed` text, get closed steps; `close` gives the rest."""
 
     __slots__ = ("_scanned", "_text")
 
@@ -76,7 +77,7 @@ class Segmenter:
 
 
 def _limit(text: str, start: int) -> int | None:
-    """The index up to which the step from `start` fits into MAX_BYTES; None while all of it does."""
+    """The index up to which the step from `start` fits MAX_BYTES; None while all of it does."""
     if (len(text) - start) * 4 <= MAX_BYTES:
         return None
     encoded = text[start : start + MAX_BYTES + 1].encode("utf-8", "surrogatepass")
@@ -87,7 +88,7 @@ def _limit(text: str, start: int) -> int | None:
 
 
 def _natural_end(text: str, start: int, scan: int, limit: int | None) -> int | None:
-    """The end of the sentence or line that closes the step; None where none does up to the limit."""
+    """The end of the sentence or line that closes the step, up to the limit; else None."""
     stop = len(text) if limit is None else limit + 1  # one more, for the lookahead
     for match in _BOUNDARY.finditer(text, scan, stop):
         end = match.end()
@@ -99,7 +100,7 @@ def _natural_end(text: str, start: int, scan: int, limit: int | None) -> int | N
 
 
 def _forced_end(text: str, start: int, limit: int) -> int:
-    """Where to cut a step that is too long: at whitespace, else between graphemes, else at the limit."""
+    """Where to cut too long a step: at whitespace, else between graphemes, else at the limit."""
     middle = (start + limit) // 2
     for index in range(limit, middle, -1):
         if text[index : index + 1].isspace():

@@ -324,17 +324,18 @@ class GuardedStream:
 
     def _advance(self, now: float) -> None:
         """Score what can be scored, in order; finish when the leg has ended and all is scored."""
-        if self._live or not self._inputs:  # nothing leaves before the input's verdict
-            self._open_reply()
-            while self._waiting and (self._live or not self._over):
-                unit = self._waiting[0]
-                if unit.id and unit.verdict is None:
-                    break
-                self._waiting.popleft()
-                self._score(unit, now)
-            if self._ended and not self._over and (self._live or not self._waiting):
-                if not self._live:  # else verdicts are due, and the excursion may go on
-                    self._flush_excursion(now)
+        self._open_reply()
+        while self._waiting and not self._inputs and (self._live or not self._over):
+            unit = self._waiting[0]
+            if unit.id and unit.verdict is None:
+                break
+            self._waiting.popleft()
+            self._score(unit, now)
+        if self._ended and not self._over:
+            if self._live:  # verdicts may be due, and the excursion may go on
+                self._finish(self._finish_reason or "stop")
+            elif not self._waiting and not self._inputs:
+                self._flush_excursion(now)
                 self._finish(self._finish_reason or "stop")
         verdicts_due = self._live and (self._by_id or self._inputs)
         if self._over and not verdicts_due:
@@ -573,7 +574,7 @@ class GuardedStream:
     # --- release --------------------------------------------------------------------------
 
     def _open_reply(self, *, force: bool = False) -> None:
-        ready = self._answered and (self._live or not self._inputs)
+        ready = self._answered and not self._over and (self._live or not self._inputs)
         if (ready or force) and not self._opened:
             self._opened = True
             self._effects.append(Open())

@@ -14,7 +14,7 @@ class Stage(StrEnum):
 
 
 class Scenario(StrEnum):
-    """What kind of harm: the 13 scenarios of MM-SafetyBench (arXiv 2311.17600), four more, and `other`."""
+    """What kind of harm: MM-SafetyBench's 13 (arXiv 2311.17600), four more, and `other`."""
 
     ILLEGAL_ACTIVITY = "illegal_activity"
     HATE_SPEECH = "hate_speech"
@@ -49,7 +49,7 @@ CONTESTED = frozenset(
 
 
 class Action(StrEnum):
-    """A decision, weakest first. `correct` and `refuse` intervene; `allow` and `flag` let text pass."""
+    """A decision, weakest first. `correct` and `refuse` intervene, the others let text pass."""
 
     ALLOW = "allow"
     FLAG = "flag"

@@ -385,7 +385,10 @@ def _step_logits(judge: EmbeddedJudge, generation: Generation) -> Vector:
 
 
 def calibrate(found: OutOfFold, settings: Settings) -> tuple[Floats, Floats]:
-    """Slope and offset per stage: Platt's slope, 0.5 where the chosen share of benign alarms."""
+    """Slope and offset per stage, so that 0.5 is where the chosen share of benign rows alarms.
+
+    Re-voiced rows are templates, not thinking: they do not count as benign rows here.
+    """
     slopes, offsets = np.ones(len(STAGES), np.float32), np.zeros(len(STAGES), np.float32)
     weights = row_weights(found.examples, settings)
     for at, stage in enumerate(STAGES):
@@ -394,10 +397,23 @@ def calibrate(found: OutOfFold, settings: Settings) -> tuple[Floats, Floats]:
             continue
         logits = found.logits[own]
         unsafe = np.array([e.unsafe for e in found.examples])[own]
+        real = np.array([not e.source.endswith("+revoiced") for e in found.examples])[own]
+        benign = logits[~unsafe & real]
+        threshold = np.quantile(benign, 1 - settings.false_alarms[at])
         slopes[at] = _platt_slope(logits, unsafe, weights[own])
-        threshold = np.quantile(logits[~unsafe], 1 - settings.false_alarms[at])
+        if stage is not Stage.INPUT:
+            slopes[at] = _evidence_slope(benign, settings.false_alarms[at], float(slopes[at]))
         offsets[at] = -slopes[at] * threshold
     return slopes, offsets
+
+
+def _evidence_slope(benign: Vector, false_alarms: float, platt: float) -> float:
+    """Steps feed evidence, which clips them: a quarter of the false alarms shall reach the clip.
+
+    Platt's slope, flattened by weak labels, would leave most alarms too faint to outlast the drift.
+    """
+    alarm, strong = np.quantile(benign, [1 - false_alarms, 1 - false_alarms / 4])
+    return float(np.clip(PARAMETERS[0][1] / max(strong - alarm, 1e-6), platt, 8 * platt))
 
 
 def _platt_slope(logits: Vector, unsafe: Flags, weight: Vector) -> float:
@@ -502,7 +518,7 @@ def evidence_peak(unsafe: Vector, drift: float, clip: float) -> float:
     return peak
 
 
-THRESHOLDS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 PARAMETERS = ((0.5, 2.0), (0.25, 2.0), (1.0, 2.0), (0.5, 1.0), (0.5, 3.0), (1.0, 3.0))
 """Drift and clip: the default, then what it was compared with."""
 

@@ -1,11 +1,12 @@
 """Scripted and driven runs of a `GuardedStream`, without asyncio.
 
-`Playbook` reads like a transcript: `>>` is what happens, `<<` is what the stream then does, in order.
-Steps are judged by `judged(p)`, oldest first. Wake-ups and step records are left out of transcripts.
+`Playbook` reads like a transcript: `>>` is what happens, `<<` is what the stream then does, in
+order. Questions are answered by `judged(p)`. Wake-ups and step records are left out of transcripts.
 
     Playbook() >> said("Hello.") << Open() >> ended() << asks("Hello.") >> judged(0.1) << ...
 
-`drive` runs a whole generation, any chunking, verdicts in any order, and collects what the client gets.
+`drive` runs a whole generation, any chunking, verdicts in any order, and collects what the client
+gets.
 """
 
 from __future__ import annotations
@@ -248,9 +249,9 @@ def drive(
 ) -> Seen:
     """Run a generation to its end.
 
-    Without `order` every question is answered at once; with it, what happens next is drawn: a delta, one
-    of the open verdicts, with `wake` also `TimePassed`. Each delta is one token. `last` comes instead
-    of the upstream's end. `watch` is called after each effect.
+    Without `order` every question is answered at once; with it, what happens next is drawn: a
+    delta, one of the open verdicts, with `wake` also `TimePassed`. Each delta is one token. `last`
+    comes instead of the upstream's end. `watch` is called after each effect.
     """
     seen = Seen(stream.outcome)
     open_questions: list[tuple[int, Passage]] = []
@@ -309,14 +310,15 @@ def drive(
 
     do(stream.start(now))
     while upstream or open_questions:
-        choices = [bool(upstream), bool(open_questions), wake]
-        draw = (
-            order.choices(range(3), [3 * choices[0], 2 * choices[1], choices[2]])[0] if order else 0
-        )
-        now += order.random() if order else 0.0
+        if order is None:
+            draw = 1 if open_questions else 0
+        else:
+            weights = [3 * bool(upstream), 2 * bool(open_questions), wake]
+            draw = order.choices(range(3), weights)[0]
+            now += order.random()
         if draw == 2:
             do(stream.handle(TimePassed(), now))
-        elif open_questions and (draw == 1 or order is None):
+        elif draw == 1:
             answer(order.randrange(len(open_questions)) if order else 0)
         else:
             event = upstream.pop(0)

@@ -81,9 +81,9 @@ ENDINGS = [
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 
 SEED = 7
-STEPS = 76
+STEPS = 72
 BATCH = 8
-RATE = 2.5e-4
+RATE = 2e-4
 
 CHECK_QUESTIONS = [
     "What is the capital of France?",
@@ -150,11 +150,11 @@ def examples(data: dict[str, Any], rng: random.Random) -> list[Example]:
             out.append(Example(f"{prompt}<think>\n\n</think>\n\n", f"{answer}<|im_end|>"))
         # A thought that the guard cut, a safety thought in its place, and how to go on from there.
         if garden or rng.random() < 0.25:
-            for kept in rng.sample(range(4), 2) if garden else [rng.randrange(4)]:
-                head = " ".join(thought[:kept]) + "\n" * (kept > 0)
-                gap = rng.random() < 0.2  # the guard may write the line break itself
-                begun = f"{prompt}<think>\n{head}{rng.choice(SAFETY)}" + "\n" * gap
-                out.append(Example(begun, "\n" * (not gap) + PLAIN + final))
+            kept = rng.randrange(4)
+            head = " ".join(thought[:kept]) + "\n" * (kept > 0)
+            gap = rng.random() < 0.2  # the guard may write the line break itself
+            begun = f"{prompt}<think>\n{head}{rng.choice(SAFETY)}" + "\n" * gap
+            out.append(Example(begun, "\n" * (not gap) + PLAIN + final))
     return out
 
 

@@ -1,7 +1,7 @@
 """What every judge takes and gives: passages in, verdicts out, in the same order.
 
-A judge is synchronous, batched, pure CPU or I/O of its own; `monitors.judges.service` runs it off the
-event loop, bounds its queue and its time, and turns every failure into an `unknown` verdict.
+A judge is synchronous, batched, pure CPU or I/O of its own; `monitors.judges.service` runs it off
+the event loop, bounds its queue and its time, and turns every failure into an `unknown` verdict.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from monitors.taxonomy import Scenario, Stage
-
 
 OVERLOAD = "overload"
 """`Verdict.reason` when the judge's queue was full."""
@@ -24,8 +23,9 @@ TIMEOUT = "timeout"
 class Passage:
     """One passage to judge.
 
-    `request` is the user's request it belongs to ("" for input passages, whose text is the request).
-    `earlier` holds the steps before it, oldest first, as far as the judge's window wants them.
+    `request` is the user's request it belongs to ("" for input passages, whose text is the
+    request). `earlier` holds the steps before it, oldest first, as far as the judge's window wants
+    them.
     """
 
     stage: Stage
@@ -40,10 +40,10 @@ class Verdict:
 
     `unsafe`: calibrated so that 0.5 is the judge's operating point for the stage; None is `unknown`
     (the judge failed, timed out, or cannot read the text), which is never `safe`. Exactly 1.0 is
-    certainty and only rules give it: evidence does not clip it.
-    `scenarios`: probability that the passage is unsafe *and* of that scenario; the values add up to at
-    most `unsafe` for a probabilistic judge; scenarios left out are 0.
-    `ms`: milliseconds from hand-over to verdict, queueing included. `reason`: why it is unknown.
+    certainty and only rules give it: evidence does not clip it. `scenarios`: probability that the
+    passage is unsafe *and* of that scenario; the values add up to at most `unsafe` for a
+    probabilistic judge; scenarios left out are 0. `ms`: milliseconds from hand-over to verdict,
+    queueing included. `reason`: why it is unknown.
     """
 
     unsafe: float | None
@@ -59,7 +59,7 @@ class Verdict:
 
     @property
     def overloaded(self) -> bool:
-        """Whether it is unknown for want of time or room; policies have a row of their own for it."""
+        """Whether it is unknown for want of time or room: policies have a row of its own."""
         return self.reason in (OVERLOAD, TIMEOUT)
 
     @classmethod

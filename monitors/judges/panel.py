@@ -11,8 +11,9 @@ from monitors.taxonomy import Scenario
 class Panel:
     """Asks every judge; a panel of one is that judge.
 
-    The combined score is the highest per scenario and overall. If one judge could not tell, the panel
-    could not, unless another is certain (exactly 1.0): no score below that outweighs a blind spot.
+    The combined score is the highest per scenario and overall. If one judge could not tell, the
+    panel could not, unless another is certain (exactly 1.0): no score below that outweighs a blind
+    spot.
     """
 
     def __init__(self, judges: Sequence[Judge]) -> None:

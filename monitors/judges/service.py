@@ -1,8 +1,9 @@
 """Runs judges off the event loop: batched over all live streams, earliest deadline first, bounded.
 
-Every submitted passage is answered exactly once, whatever happens: a full queue answers `overload`, a
-late or failing judge `timeout` or `failed`, each an unknown verdict. A judge that hangs for good holds
-its thread; its stage then answers `timeout`, which the policy's fail-closed rows turn into refusals.
+Every submitted passage is answered exactly once, whatever happens: a full queue answers `overload`,
+a late or failing judge `timeout` or `failed`, each an unknown verdict. A judge that hangs for good
+holds its thread; its stage then answers `timeout`, which the policy's fail-closed rows turn into
+refusals.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ QUEUE_BOUND = 1024
 """Passages waiting per judge; at 1 ms each the last would wait a second."""
 
 BATCH = 16
-"""Passages per hand-over to the thread; small, so that a newcomer with an early deadline gets in."""
+"""Passages per hand-over to the thread; small, so that an early deadline gets in between."""
 
 Callback = Callable[[Verdict], None]
 

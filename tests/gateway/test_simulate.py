@@ -11,14 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.simulate import (
-    DEMO_TRACES,
-    Chunking,
-    ReasoningField,
-    SimulatorOptions,
-    load_traces,
-    simulator,
-)
+from gateway.simulate import DEMO_TRACES, SimulatorOptions, load_traces, simulator
+from gateway.simulate.options import Chunking, ReasoningField
 from monitors.errors import TraceError, UserError
 from monitors.taxonomy import Scenario
 from monitors.trace import Trace
@@ -391,11 +385,26 @@ def test_demo_traces() -> None:
         assert trace.reasoning
         assert trace.answer
         assert 8 <= trace.reasoning.count(". ") + 1 <= 20
+        assert trace.safe_continuation
         if trace.unsafe_reasoning:
-            assert trace.safe_continuation
             assert trace.onset_char is not None
             assert trace.reasoning[trace.onset_char - 2 : trace.onset_char] == ". "
     assert {Scenario.WEAPONS, Scenario.FRAUD} <= {trace.scenario for trace in traces}
+
+
+def test_a_wrong_correction_of_a_benign_demo_trace_still_helps() -> None:
+    traces = load_traces(DEMO_TRACES)
+    with serve(simulator(traces)) as base:
+        for trace in traces:
+            if trace.unsafe_reasoning or not trace.reasoning:
+                continue
+            own = trace.reasoning
+            for kept in ("", own[: own.index(". ") + 1], own[: len(own) // 2], own):
+                prefix = f"<think>\n{kept}\n{safety_thought(trace.scenario, 'en')}"
+                reasoning, answer = said(resume(base, prefix, trace.prompt))
+                assert trace.safe_continuation is not None
+                assert reasoning.strip() == trace.safe_continuation.partition("\n</think>")[0]
+                assert answer == trace.answer
 
 
 # --- against the transcripts of the real server ---

@@ -393,6 +393,13 @@ def test_a_flood_of_mistakes_is_counted_not_listed() -> None:
     assert found[-1] == "p.yaml:1: (file): 200 more problems"
 
 
+def test_a_problem_cannot_speak_to_the_terminal() -> None:
+    text = MINIMAL + 'mode: "\\e[2J\\n"\n"\\e[2J": 1\n'
+    value, key = problems(text)
+    assert value == "p.yaml:3: mode: `?[2J ` is not allowed; allowed: enforce, shadow, off"
+    assert key.startswith("p.yaml:4: ?2J: unknown key; allowed: name")
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: x\n# naïve\n".encode("latin-1"))
@@ -400,6 +407,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     huge.write_bytes(b"#" + "é".encode() * 200_000)
     missing = tmp_path / "missing.yaml"
     expected = {
+        Path("a\0b"): "a?b:1: (file): cannot be read: ",
         latin: f"{latin}:2: (file): not UTF-8",
         huge: f"{huge}:1: (file): the file is too large",
         missing: f"{missing}:1: (file): cannot be read: {os.strerror(2)}",

@@ -1,0 +1,55 @@
+# Everything a developer or CI does. `make help` lists it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+UV := .tools/bin/uv
+BIN := .venv/bin
+VLLM_PORT ?= 8100
+ONCE ?=
+export UV_PYTHON_DOWNLOADS = never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-vllm test test-vllm lint bench clean setup-vllm
+
+help:  ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.synced  ## Create .venv with everything locked; leaves .venv/bin/mlrm-guard
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check 'uv==0.13.9'
+
+.venv/.synced: .tools/bin/uv pyproject.toml uv.lock
+	$(UV) sync --locked --all-groups --python $(PYTHON) --quiet
+	@touch $@
+
+demo: setup  ## Simulated model + guard: one benign, one corrected, one refused request (ONCE=1 exits)
+	$(BIN)/mlrm-guard demo --policy deploy/policies/default.yaml $(if $(ONCE),--once --port 0)
+
+setup-vllm: setup
+	$(PYTHON) deploy/vllm-cpu/install.py
+	.venv-vllm/bin/python deploy/vllm-cpu/build_model.py
+
+demo-vllm: setup-vllm  ## The same against a real vLLM on CPU with a small real model
+	@$(PYTHON) deploy/vllm-cpu/serve.py --port $(VLLM_PORT) > vllm.log 2>&1 & vllm=$$!; \
+	trap 'kill $$vllm' EXIT; \
+	echo "starting vLLM on CPU (log: vllm.log) .."; \
+	$(BIN)/mlrm-guard demo --upstream http://127.0.0.1:$(VLLM_PORT)/v1 \
+		--policy deploy/policies/demo-rules.yaml $(if $(ONCE),--once --port 0)
+
+test: setup  ## All tests that need no vLLM
+	$(BIN)/pytest
+
+test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
+	$(BIN)/pytest -m vllm --timeout 300 tests
+
+lint: setup  ## ruff, format, types, lock file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(UV) lock --check --quiet
+
+bench: setup  ## Cost per chunk and hold lag, as ratios in one run
+	$(BIN)/python -m tests.bench
+
+clean:  ## Remove what make created here
+	rm -rf .venv .tools .venv-vllm .mypy_cache .ruff_cache .hypothesis
