@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from traceback import extract_tb
 from typing import Any
 
-import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,21 +16,21 @@ from gateway.chat import chat_completions, new_request_id
 from gateway.errors import to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
-from gateway.state import Gateway, open_gateway
+from gateway.state import Gateway, load, open_gateway
+from gateway.telemetry import log_bug
 from monitors.errors import GuardError
-
-log = structlog.get_logger(__name__)
 
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 """Of /v1/models; vLLM also shows paths of its machine."""
 
 
 def create_app(settings: Settings, *observers: Observer) -> FastAPI:
-    """The gateway as an ASGI app; starting it loads policy and judges and begins probing."""
+    """The gateway as an ASGI app; starting it begins probing. Raises UserError."""
+    parts = load(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_gateway(settings, *observers) as gateway:
+        async with open_gateway(parts, *observers) as gateway:
             app.state.gateway = gateway
             yield
 
@@ -41,6 +39,7 @@ def create_app(settings: Settings, *observers: Observer) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         exception_handlers={HTTPException: _on_error, Exception: _on_error},
         # Plain routes: a relay is an ASGI app of its own, not a value to be serialised.
         routes=[
@@ -79,10 +78,7 @@ async def _models(request: Request) -> Response:
         listed = await gateway.upstream.models()
     except Exception as error:  # noqa: BLE001 - as above
         return _error_reply(request, error)
-    models = [
-        {name: model[name] for name in _MODEL_FIELDS if name in model}
-        for model in listed.get("data", [])
-    ]
+    models = [{name: model[name] for name in _MODEL_FIELDS if name in model} for model in listed]
     return JSONResponse({"object": "list", "data": models})
 
 
@@ -119,7 +115,6 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 def _error_reply(request: Request, error: Exception) -> Response:
     status, body, headers = to_reply(error)
-    if not isinstance(error, GuardError | HTTPException):  # a bug: where, but no text of users
-        where = [f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-        log.error("internal error", error=type(error).__name__, where=where[-8:])
+    if not isinstance(error, GuardError | HTTPException):
+        log_bug(error)
     return JSONResponse(body, status_code=status, headers=headers)

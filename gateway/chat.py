@@ -31,12 +31,13 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
     """Answer one request. Raises GatewayError for what is wrong before the upstream is asked."""
     client = gateway.keys.authenticate(request.headers.get("authorization"))
     admitted = await _admit(gateway, request)
-    if gateway.live >= gateway.settings.max_streams:
+    task = await _task(gateway, admitted)
+    if gateway.live >= gateway.settings.max_streams:  # behind the last wait before the relay's
         raise OverloadedError("the gateway has all the generations it can guard; try again")
     return Relay(
-        await _exchange(gateway, request, request_id, client, admitted),
+        _exchange(gateway, request, request_id, client, admitted),
         gateway.policy,
-        await _task(gateway, admitted),
+        task,
         upstream=gateway.upstream,
         judges=gateway.judges,
         observer=gateway.observe,
@@ -71,7 +72,7 @@ async def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _exchange(
+def _exchange(
     gateway: Gateway, request: Request, request_id: str, client: Client, admitted: ChatRequest
 ) -> Exchange:
     gateway.telemetry.images.labels("no").inc(admitted.images)

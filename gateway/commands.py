@@ -89,9 +89,9 @@ def serve(
         permissive=permissive,
         max_streams=max_streams,
     )
-    settings.check()
     loaded = settings.policy()
     configure_logs(log_level)
+    app = create_app(settings)
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if keys is None:
@@ -101,7 +101,7 @@ def serve(
         err=True,
     )
     uvicorn.run(
-        create_app(settings),
+        app,
         host=host,
         port=port,
         log_level="warning",
@@ -117,7 +117,10 @@ def probe(
 ) -> None:
     """Find out how an upstream goes on with a cut thought, and how it writes reasoning."""
     from gateway.probe import probe as ask
+    from gateway.settings import check_base_url
     from gateway.upstream import Upstream
+
+    check_base_url("URL", url)
 
     async def run() -> dict[str, object]:
         async with Upstream(url, api_key=os.environ.get(UPSTREAM_KEY)) as upstream:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.errors import GatewayError
 from gateway.upstream import Upstream
+from monitors.errors import GuardError
 from monitors.formats import OPENER, Format
 from monitors.stream import ResumeMethod
 from monitors.wire import Chunk
@@ -44,7 +44,7 @@ class ProbeReport:
 
 
 async def probe(upstream: Upstream, model: str) -> ProbeReport:
-    """Probe one model. Raises GatewayError when the upstream cannot be asked at all."""
+    """Probe one model. Raises GuardError when the upstream cannot be asked at all."""
     report = ProbeReport(model, ResumeMethod.RESTART, Format.AUTO)
     first = await upstream.complete(_body(model, max_tokens=48))
     report.format = _format(first, report.findings)
@@ -94,7 +94,7 @@ async def _continues(upstream: Upstream, model: str, report: ProbeReport) -> boo
     body["messages"] = [*body["messages"], {"role": "assistant", "content": prefix}]
     try:
         chunks = await upstream.complete(body)
-    except GatewayError as error:
+    except GuardError as error:
         report.findings.append(f"continue_final_message is refused: {error}")
         return False
     return _rendered(chunks, prefix, "continue_final_message", report)
@@ -105,7 +105,7 @@ async def _takes_kwarg(upstream: Upstream, model: str, report: ProbeReport) -> b
     kwargs: Mapping[str, Any] = {"think_prefix": _THOUGHT}
     try:
         chunks = await upstream.complete(_body(model, chat_template_kwargs=kwargs))
-    except GatewayError as error:
+    except GuardError as error:
         report.findings.append(f"chat_template_kwargs is refused: {error}")
         return False
     return _rendered(chunks, f"{OPENER}\n{_THOUGHT}", "the template kwarg think_prefix", report)

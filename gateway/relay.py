@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.errors import GatewayError, RequestError, error_body, to_reply
+from gateway.errors import RequestError, to_reply
 from gateway.reply import ReplyHead, StreamReply, WholeReply, guard_object
+from gateway.telemetry import log_bug
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
 from monitors.events import (
@@ -108,6 +109,7 @@ class Relay:
         self._opened = False
         self._complete = False  # the reply's last byte is in the buffer
         self._gone = False  # the client is
+        self._broken = False  # we are
         self._wakeup = asyncio.Event()
         self._drained = asyncio.Event()
         self._recorded = asyncio.Event()
@@ -122,6 +124,8 @@ class Relay:
             with self._live():
                 await self._run(receive, send)
         finally:
+            if not self._recorded.is_set():  # we were cancelled: the server shuts down
+                self._happened(ClientLeft())
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -141,7 +145,21 @@ class Relay:
     # --- events in ------------------------------------------------------------------------
 
     def _happened(self, event: Event) -> None:
-        self._perform(self._machine.handle(event, self._loop.time()))
+        if self._broken:
+            return
+        try:
+            self._perform(self._machine.handle(event, self._loop.time()))
+        except Exception as error:  # noqa: BLE001 - a bug: it ends this reply, not its caller's work
+            self._break_off(error)
+
+    def _break_off(self, error: Exception) -> None:
+        """Nothing is known of what may leave any more: nothing does."""
+        self._broken = True
+        log_bug(error)
+        self._abort()
+        if not self._complete:
+            self._fail(error)
+        self._recorded.set()
 
     async def _read(self, leg: int, body: Mapping[str, Any]) -> None:
         """Hand the upstream's stream to the machine, until it ends or is not wanted any more."""
@@ -160,7 +178,9 @@ class Relay:
                         self._drained.clear()
                         await self._drained.wait()  # bounded: _write gives up on a stuck client
             self._happened(UpstreamEnded(leg))
-        except GuardError as error:
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the client is told
+            if not isinstance(error, GuardError):
+                log_bug(error)
             self._happened(UpstreamFailed(leg, error))
 
     def _delta(self, leg: int, chunk: Chunk) -> DeltaReceived:
@@ -193,7 +213,8 @@ class Relay:
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._client_left()
+        if not self._complete:  # else the server only says that the reply is out
+            self._client_left()
 
     def _client_left(self) -> None:
         self._gone = True
@@ -323,8 +344,7 @@ class Relay:
     def _fail(self, error: Exception) -> None:
         if self._opened and self._sse is not None:
             # In OpenAI's shape, and no [DONE]: clients raise APIError and keep what they have.
-            known = error if isinstance(error, GatewayError) else GatewayError("internal error")
-            self._put(encode_event(error_body(known)))
+            self._put(encode_event(to_reply(error).body))
             self._complete = True
         else:
             self._end_with_error(error)

@@ -41,11 +41,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for settings that must not start."""
-        parts = urlsplit(self.upstream)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--upstream {self.upstream}: must be http(s)://HOST[:PORT]/v1")
-        if not self.upstream.rstrip("/").endswith("/v1"):
-            raise UserError(f"--upstream {self.upstream}: must end in /v1")
+        check_base_url("--upstream", self.upstream)
         if self.keys_file is None and not is_loopback(self.host):
             raise UserError(
                 f"--host {self.host}: refusing to serve beyond loopback without keys; "
@@ -58,3 +54,16 @@ class Settings:
         if self.mode is not None:
             policy = policy.with_mode(self.mode)
         return policy.with_judge(self.judge) if self.judge is not None else policy
+
+
+def check_base_url(name: str, url: str) -> None:
+    """Raises UserError for what is no upstream's base URL; `name` is the option that gave it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets or a port that cannot be
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise UserError(f"{name} {url}: must be http(s)://HOST[:PORT]/v1")
+    if not parts.path.rstrip("/").endswith("/v1"):
+        raise UserError(f"{name} {url}: must end in /v1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -11,12 +11,12 @@ import anyio
 import structlog
 
 from gateway.access import KeyRing, load_keys
-from gateway.errors import GatewayError
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.upstream import Timeouts, Upstream
+from monitors.errors import GuardError
 from monitors.events import Outcome, StepRecord
 from monitors.formats import Format
 from monitors.judges.build import build_judges
@@ -24,6 +24,7 @@ from monitors.judges.panel import Panel
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.stream import ResumeMethod
+from monitors.taxonomy import Stage
 
 log = structlog.get_logger(__name__)
 
@@ -53,30 +54,29 @@ class Probes:
         """The report on a model; where the probe fails, one that corrects nothing."""
         if (report := self._reports.get(model)) is not None:
             return report
-        async with self._lock:  # one probe at a time; others who wait find its report
-            if (report := self._reports.get(model)) is not None:
-                return report
-            try:
-                async with asyncio.timeout(PROBE_SECONDS):
+        try:
+            # One probe at a time; others who wait, no longer than one may take, find its report.
+            async with asyncio.timeout(PROBE_SECONDS), self._lock:
+                if (report := self._reports.get(model)) is None:
                     report = await probe(self._upstream, model)
-            except (GatewayError, TimeoutError) as error:
-                log.warning("probe failed", error=str(error) or "timeout")
-                return ProbeReport(model, ResumeMethod.REFUSE, Format.AUTO, ["the probe failed"])
-            if len(self._reports) < MAX_PROBED:
-                self._reports[model] = report
-            log.info("probed", model=model, resume=report.method, format=report.format)
-            return report
+                    if len(self._reports) < MAX_PROBED:
+                        self._reports[model] = report
+                    log.info("probed", model=model, resume=report.method, format=report.format)
+                return report
+        except (GuardError, TimeoutError) as error:
+            log.warning("probe failed", error=str(error) or "timeout")
+            return ProbeReport(model, ResumeMethod.REFUSE, Format.AUTO, ["the probe failed"])
 
     async def keep_up(self) -> None:
         """Probe every listed model, at start and as they come; retry while the upstream is away."""
         while True:
             try:
                 listed = await self._upstream.models()
-                names = [str(model["id"]) for model in listed.get("data", [])][:MAX_PROBED]
+                names = [str(model["id"]) for model in listed if "id" in model][:MAX_PROBED]
                 for name in names:
                     await self.of(name)
                 self.ready = all(name in self._reports for name in names)
-            except (GatewayError, KeyError, TypeError) as error:
+            except GuardError as error:
                 self.ready = False
                 log.warning("upstream not ready", error=str(error))
             await asyncio.sleep(REFRESH_SECONDS if self.ready else RETRY_SECONDS)
@@ -116,34 +116,51 @@ class Gateway:
             self.live -= 1
 
 
-@asynccontextmanager
-async def open_gateway(settings: Settings, *observers: Observer) -> AsyncIterator[Gateway]:
-    """Load policy and judges, connect, start probing. Raises UserError for what cannot start."""
+@dataclass(slots=True, frozen=True)
+class Parts:
+    """What a gateway is made of before it listens or asks anybody."""
+
+    settings: Settings
+    policy: Policy
+    panels: Mapping[Stage, Panel]
+    keys: KeyRing
+
+
+def load(settings: Settings) -> Parts:
+    """Read policy, judges and keys. Raises UserError for what cannot start."""
     settings.check()
     policy = settings.policy()
-    stages = {stage: tuple(names) for stage, names in policy.judges.items()}
-    judges = build_judges([name for names in stages.values() for name in names], policy.rules)
-    panels = {names: Panel([judges[name] for name in names]) for names in set(stages.values())}
-    limits = policy.limits
+    names = policy.judges
+    judges = build_judges([name for stage in Stage for name in names[stage]], policy.rules)
+    # Stages with the same judges share a panel, and with it a thread and a queue.
+    panels = {some: Panel([judges[name] for name in some]) for some in set(names.values())}
+    return Parts(
+        settings=settings,
+        policy=policy,
+        panels={stage: panels[some] for stage, some in names.items()},
+        keys=load_keys(settings.keys_file) if settings.keys_file else KeyRing({}),
+    )
+
+
+@asynccontextmanager
+async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gateway]:
+    """Connect and start probing."""
+    settings, limits = parts.settings, parts.policy.limits
     timeouts = Timeouts(idle=limits.upstream_idle_seconds)
-    keys = load_keys(settings.keys_file) if settings.keys_file else KeyRing({})
     async with (
         Upstream(settings.upstream, api_key=settings.upstream_key, timeouts=timeouts) as upstream,
-        JudgeService(
-            {stage: panels[names] for stage, names in stages.items()},
-            timeout=limits.judge_timeout_seconds,
-        ) as service,
+        JudgeService(parts.panels, timeout=limits.judge_timeout_seconds) as service,
         asyncio.TaskGroup() as group,
     ):
         probes = Probes(upstream)
         keeper = group.create_task(probes.keep_up())
         yield Gateway(
             settings=settings,
-            policy=policy,
-            keys=keys,
+            policy=parts.policy,
+            keys=parts.keys,
             upstream=upstream,
             judges=service,
-            judge_names={stage.value: panels[names].name for stage, names in stages.items()},
+            judge_names={stage.value: panel.name for stage, panel in parts.panels.items()},
             probes=probes,
             telemetry=Telemetry(),
             observers=observers,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from traceback import extract_tb
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from monitors.errors import UserError
 from monitors.events import Outcome, StepRecord
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _JUDGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -95,8 +98,18 @@ class Telemetry:
         return generate_latest(self.registry)
 
 
+def log_bug(error: Exception) -> None:
+    """Log an error that is ours: its type and where, but no text, which may quote users."""
+    where = [f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+    structlog.get_logger("mlrm_guard").error(
+        "internal error", error=type(error).__name__, where=where[-8:]
+    )
+
+
 def configure_logs(level: str = "info") -> None:
-    """JSON lines on stderr; called once, by the command that serves."""
+    """JSON lines on stderr; called once, by the command that serves. Raises UserError."""
+    if level.upper() not in _LEVELS:
+        raise UserError(f"--log-level {level}: must be one of {', '.join(_LEVELS).lower()}")
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import httpx
@@ -19,6 +19,9 @@ from httpx_aiohttp import AiohttpTransport
 
 from gateway.errors import GatewayError, UpstreamUnavailableError, upstream_error
 from monitors.wire import DONE, Chunk, SSEDecoder, decode_chunk
+
+# The transport maps most of aiohttp's errors to httpx's, but not those of a malformed reply.
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
 
 _ERROR_BODY_BYTES = 64 << 10
 _JSON_BYTES = 4 << 20
@@ -36,6 +39,15 @@ class Timeouts:
     def httpx(self) -> httpx.Timeout:
         """As httpx wants them."""
         return httpx.Timeout(connect=self.connect, read=self.idle, write=self.write, pool=self.pool)
+
+
+class _Models(msgspec.Struct):
+    """`GET /v1/models`."""
+
+    data: list[dict[str, Any]]
+
+
+_Reply = TypeVar("_Reply", bound=msgspec.Struct)
 
 
 class Upstream:
@@ -76,9 +88,9 @@ class Upstream:
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
-    async def models(self) -> dict[str, Any]:
-        """`GET /v1/models`. Raises GatewayError."""
-        return await self._get_json(f"{self._base}/models")
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that `GET /v1/models` lists. Raises GatewayError."""
+        return (await self._get(f"{self._base}/models", _Models)).data
 
     async def alive(self) -> bool:
         """Whether the upstream answers at all."""
@@ -86,7 +98,7 @@ class Upstream:
             reply = await self._client.get(
                 f"{self._root}/health", headers=self._headers, timeout=2.0
             )
-        except (httpx.HTTPError, OSError):
+        except TRANSPORT_ERRORS:
             return False
         return reply.status_code < 500
 
@@ -122,20 +134,20 @@ class Upstream:
                 await _check(reply)
                 async with aclosing(_chunks(reply)) as batches:
                     yield batches
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+        except TRANSPORT_ERRORS as error:
             raise unavailable(error) from error
 
-    async def _get_json(self, url: str) -> dict[str, Any]:
+    async def _get(self, url: str, kind: type[_Reply]) -> _Reply:
         try:
             async with self._client.stream("GET", url, headers=self._headers, timeout=10) as reply:
                 body = await _bounded(reply, _JSON_BYTES)
-        except (httpx.HTTPError, OSError) as error:
+        except TRANSPORT_ERRORS as error:
             raise unavailable(error) from error
         if reply.status_code != httpx.codes.OK:
             raise upstream_error(reply.status_code, body)
         try:
-            return msgspec.json.decode(body, type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamUnavailableError("the upstream's reply cannot be read") from error
 
 

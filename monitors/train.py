@@ -206,8 +206,9 @@ class Problem:
         return Model(
             unsafe=unsafe,
             bias=bias.astype(np.float32),
+            threshold=np.zeros(len(STAGES), np.float32),
             slope=np.ones(len(STAGES), np.float32),
-            offset=np.zeros(len(STAGES), np.float32),
+            rise=np.ones(len(STAGES), np.float32),
             scenario=scenario,
             scenario_bias=scenario_bias,
             alphabet=self._alphabet,
@@ -384,12 +385,12 @@ def _step_logits(judge: EmbeddedJudge, generation: Generation) -> Vector:
     return np.array([judge.logit(p) for p in generation.steps if p.text.strip()])
 
 
-def calibrate(found: OutOfFold, settings: Settings) -> tuple[Floats, Floats]:
-    """Slope and offset per stage, so that 0.5 is where the chosen share of benign rows alarms.
+def calibrate(model: Model, found: OutOfFold, settings: Settings) -> Model:
+    """The model with 0.5, in each stage, where the chosen share of benign rows alarms.
 
     Re-voiced rows are templates, not thinking: they do not count as benign rows here.
     """
-    slopes, offsets = np.ones(len(STAGES), np.float32), np.zeros(len(STAGES), np.float32)
+    thresholds, slopes, rises = model.threshold.copy(), model.slope.copy(), model.rise.copy()
     weights = row_weights(found.examples, settings)
     for at, stage in enumerate(STAGES):
         own = np.array([e.passage.stage is stage for e in found.examples])
@@ -399,12 +400,11 @@ def calibrate(found: OutOfFold, settings: Settings) -> tuple[Floats, Floats]:
         unsafe = np.array([e.unsafe for e in found.examples])[own]
         real = np.array([not e.source.endswith("+revoiced") for e in found.examples])[own]
         benign = logits[~unsafe & real]
-        threshold = np.quantile(benign, 1 - settings.false_alarms[at])
-        slopes[at] = _platt_slope(logits, unsafe, weights[own])
+        thresholds[at] = np.quantile(benign, 1 - settings.false_alarms[at])
+        slopes[at] = rises[at] = _platt_slope(logits, unsafe, weights[own])
         if stage is not Stage.INPUT:
-            slopes[at] = _evidence_slope(benign, settings.false_alarms[at], float(slopes[at]))
-        offsets[at] = -slopes[at] * threshold
-    return slopes, offsets
+            rises[at] = _evidence_slope(benign, settings.false_alarms[at], float(slopes[at]))
+    return replace(model, threshold=thresholds, slope=slopes, rise=rises)
 
 
 def _evidence_slope(benign: Vector, false_alarms: float, platt: float) -> float:
@@ -518,7 +518,7 @@ def evidence_peak(unsafe: Vector, drift: float, clip: float) -> float:
     return peak
 
 
-THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
+THRESHOLDS = (1.0, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 PARAMETERS = ((0.5, 2.0), (0.25, 2.0), (1.0, 2.0), (0.5, 1.0), (0.5, 3.0), (1.0, 3.0))
 """Drift and clip: the default, then what it was compared with."""
 
@@ -726,10 +726,9 @@ def run(folder: Path, build: Build, out: Path, *, seed: int, say: Callable[[str]
         problem = Problem(corpus.examples, settings)
         found = out_of_fold(problem, corpus.examples, everything.generations, step)
         step("final fit")
-        model = problem.fit()
-        slope, offset = calibrate(found, settings)
+        model = calibrate(problem.fit(), found, settings)
         about = {"build": build, "seed": seed, "settings": asdict(settings), "data": digest(folder)}
-        replace(model, slope=slope, offset=offset, about=about).save(out)
+        replace(model, about=about).save(out)
         step("measuring")
         judge = EmbeddedJudge.load(out)
         voice = EmbeddedJudge(_voice_model(corpus.examples, settings), "voice")
@@ -739,7 +738,7 @@ def run(folder: Path, build: Build, out: Path, *, seed: int, say: Callable[[str]
             "bytes": out.stat().st_size,
             "rows": _row_counts(corpus),
             "left_out": dict(sorted(corpus.left_out.items())),
-            "evidence": _evidence(found, slope, offset),
+            "evidence": _evidence(found, model),
             **measure(Measured(judge), Measured(voice, voice_only), dev, seed),
         }
     scores["seconds"] = round(perf_counter() - started)
@@ -777,9 +776,9 @@ def _row_counts(corpus: Corpus) -> dict[str, list[Any]]:
     return dict(sorted(counts.items()))
 
 
-def _evidence(found: OutOfFold, slope: Floats, offset: Floats) -> list[dict[str, Any]]:
+def _evidence(found: OutOfFold, model: Model) -> list[dict[str, Any]]:
     at = STAGES.index(Stage.REASONING)
-    scores = [embedded.probabilities(slope[at] * steps + offset[at]) for steps in found.steps]
+    scores = [model.calibrated(at, steps) for steps in found.steps]
     return [evidence_table(found.generations, scores, *pair) for pair in PARAMETERS]
 
 

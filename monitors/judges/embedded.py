@@ -126,8 +126,9 @@ class Model:
 
     unsafe: Floats
     bias: Floats
+    threshold: Floats
     slope: Floats
-    offset: Floats
+    rise: Floats
     scenario: Floats
     scenario_bias: Floats
     alphabet: str
@@ -139,8 +140,9 @@ class Model:
             **_packed("unsafe", self.unsafe),
             **_packed("scenario", self.scenario),
             "bias": self.bias,
+            "threshold": self.threshold,
             "slope": self.slope,
-            "offset": self.offset,
+            "rise": self.rise,
             "scenario_bias": self.scenario_bias,
             "alphabet": np.array([ord(char) for char in self.alphabet], dtype=np.uint32),
         }
@@ -152,6 +154,16 @@ class Model:
         text = json.dumps(manifest, sort_keys=True).encode()
         with path.open("wb") as file:
             np.savez_compressed(file, manifest=np.frombuffer(text, np.uint8), **arrays)
+
+    def calibrated(self, stage: int, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The scores of a stage: 0.5 at its threshold; below, `slope`; above, `rise`.
+
+        Clamped, so that a judge which is not certain never says so.
+        """
+        above = np.asarray(logits, np.float64) - self.threshold[stage]
+        steep = above * np.where(above > 0, self.rise[stage], self.slope[stage])
+        unsafe = np.clip(1 / (1 + np.exp(-np.clip(steep, -30, 30))), _CLAMP, 1 - _CLAMP)
+        return np.asarray(unsafe, np.float64)
 
     @classmethod
     def load(cls, path: Path) -> tuple[Self, str]:
@@ -215,8 +227,7 @@ class EmbeddedJudge:
             return Verdict.of_unknown(self.name, "unreadable", ms)
         logit, topics = self._worst(passage, requests)
         stage = STAGES.index(passage.stage)
-        calibrated = self._model.slope[stage] * np.array(logit) + self._model.offset[stage]
-        unsafe = float(probabilities(calibrated))
+        unsafe = float(self._model.calibrated(stage, np.array(logit)))
         shares = unsafe * _softmax(topics + self._model.scenario_bias)
         scenarios = {
             scenario: float(share)
@@ -321,12 +332,6 @@ def _opaque(text: str, alphabet: frozenset[str]) -> bool:
         not ({category := unicodedata.category(char), category[0]} & _NEUTRAL) for char in unseen
     )
     return strange >= _MIN_OPAQUE and 2 * strange > len(text) - text.count(" ")
-
-
-def probabilities(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """From calibrated logits to scores; never so sure that one step decides a generation."""
-    unsafe = 1 / (1 + np.exp(-np.clip(logits, -30, 30).astype(np.float64)))
-    return np.clip(unsafe, _CLAMP, 1 - _CLAMP)
 
 
 def _softmax(logits: Floats) -> Floats:

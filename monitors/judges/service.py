@@ -43,11 +43,15 @@ class _Job:
     answered: bool = field(compare=False, default=False)
 
     def answer(self, verdict: Verdict) -> None:
-        if not self.answered:
-            self.answered = True
-            if self.timer is not None:
-                self.timer.cancel()
+        if self.answered:
+            return
+        self.answered = True
+        if self.timer is not None:
+            self.timer.cancel()
+        try:
             self.callback(verdict)
+        except Exception as error:  # noqa: BLE001 - one caller's bug must not end judging for all
+            log.error("callback failed", judge=verdict.judge, error=type(error).__name__)
 
 
 class _Lane:
@@ -70,13 +74,16 @@ class _Lane:
             self._jobs = [waiting for waiting in self._jobs if not waiting.answered]
             heapq.heapify(self._jobs)
         if len(self._jobs) >= self._bound:
-            job.answer(Verdict.of_unknown(self.judge.name, OVERLOAD))
+            # Not at once: the caller is still doing what made it submit.
+            overload = Verdict.of_unknown(self.judge.name, OVERLOAD)
+            asyncio.get_running_loop().call_soon(job.answer, overload)
             return
         heapq.heappush(self._jobs, job)
         self._ready.set()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
+        batch: list[_Job] = []
         try:
             while True:
                 await self._ready.wait()
@@ -91,7 +98,7 @@ class _Lane:
                     job.answer(replace(verdict, ms=(done - job.submitted) * 1e3))
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
-            for job in self._jobs:
+            for job in [*batch, *self._jobs]:
                 job.answer(Verdict.of_unknown(self.judge.name, "shutdown"))
 
     def _next_batch(self) -> list[_Job]:
@@ -105,18 +112,21 @@ class _Lane:
     def _score(self, passages: Sequence[Passage]) -> list[Verdict]:
         """In the thread. Never raises: a judge's failure is a verdict."""
         try:
-            verdicts = self.judge.score(passages)
+            verdicts = [_checked(verdict) for verdict in self.judge.score(passages)]
             if len(verdicts) != len(passages):
                 raise ValueError(f"{len(verdicts)} verdicts for {len(passages)} passages")
         except Exception as error:  # noqa: BLE001 - whatever a judge raises, the text is unjudged
+            if len(passages) > 1:  # a text it chokes on must not cost others their verdict
+                return [verdict for passage in passages for verdict in self._score([passage])]
             log.error("judge failed", judge=self.judge.name, error=type(error).__name__)
-            return [Verdict.of_unknown(self.judge.name, "failed") for _ in passages]
-        return [_checked(verdict) for verdict in verdicts]
+            return [Verdict.of_unknown(self.judge.name, "failed")]
+        return verdicts
 
 
 def _checked(verdict: Verdict) -> Verdict:
     """A score outside 0..1 (or not a number) is nonsense, hence unknown."""
-    if verdict.unsafe is None or 0.0 <= verdict.unsafe <= 1.0:
+    scores = () if verdict.unsafe is None else (verdict.unsafe, *verdict.scenarios.values())
+    if all(0.0 <= score <= 1.0 for score in scores):
         return verdict
     return Verdict.of_unknown(verdict.judge, "nonsense")
 

@@ -25,7 +25,7 @@ from monitors.events import (
     UpstreamEnded,
     UpstreamFailed,
 )
-from monitors.formats import Format, WireField
+from monitors.formats import Format
 from monitors.judges.base import OVERLOAD, Passage, Verdict
 from monitors.policy import Policy
 from monitors.stream import GuardedStream, ResumeMethod, Task
@@ -396,4 +396,3 @@ def test_no_sequence_of_events_raises_or_speaks_after_the_end(
     for effect in effects[ends[0] :] if ends else []:
         assert not isinstance(effect, Release | Resume | Restart)
     assert all(e.text for e in effects if isinstance(e, Release))
-    assert WireField.CONTENT in WireField

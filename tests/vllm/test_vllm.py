@@ -175,7 +175,8 @@ def test_a_client_that_leaves_stops_the_generation(server: str, guarding: Guardi
             json=ask(PLAIN, stream=True, min_tokens=200),
             timeout=120,
         ) as reply:
-            next(reply.iter_bytes())
+            lines = reply.iter_lines()  # kept: dropping the iterator closes the reply
+            next(line for line in lines if '"reasoning"' in line)
             assert gauge(server, "num_requests_running") == 1
         left = time.monotonic()
         while gauge(server, "num_requests_running"):

@@ -1,0 +1,78 @@
+"""Evidence: sequential, clipped, drifting, and blind to what the policy tolerates."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from monitors.evidence import Evidence
+from monitors.judges.base import Verdict
+from monitors.taxonomy import Action, Scenario, Stage
+from tests.playbook import policy, verdict
+
+R, A = Stage.REASONING, Stage.ANSWER
+
+
+def fed(evidence: Evidence, *scores: float, scenario: Scenario | None = None) -> Evidence:
+    for score in scores:
+        evidence.update(verdict(score, scenario), R)
+    return evidence
+
+
+def test_one_odd_step_does_not_cross_and_two_do() -> None:
+    evidence = fed(Evidence(policy()), 0.999)
+    assert (evidence.level, evidence.crossed(R)) == (1.5, (Action.ALLOW, None))
+    assert fed(evidence, 0.999).crossed(R) == (Action.CORRECT, None)
+
+
+def test_benign_steps_sink_it_to_its_floor() -> None:
+    assert fed(Evidence(policy()), 0.99, 0.01).at_floor(R)
+
+
+def test_certainty_is_not_clipped() -> None:
+    evidence = fed(Evidence(policy()), 1.0, scenario=Scenario.FRAUD)
+    assert evidence.level == inf
+    assert evidence.crossed(R) == (Action.CORRECT, Scenario.FRAUD)
+
+
+def test_an_unknown_verdict_moves_nothing() -> None:
+    evidence = fed(Evidence(policy()), 0.99)
+    evidence.update(verdict("late"), R)
+    assert evidence.level == 1.5
+
+
+def test_tolerated_harm_flags_and_stays_at_the_floor() -> None:
+    evidence = fed(Evidence(policy()), 1.0, scenario=Scenario.LEGAL_OPINION)
+    assert evidence.at_floor(R)
+    assert evidence.crossed(R) == (Action.FLAG, Scenario.LEGAL_OPINION)
+
+
+def test_harm_without_a_name_is_ruled_by_the_default_row() -> None:
+    rows = {"default": {"input": "flag", "reasoning": "flag", "answer": "flag"}}
+    evidence = fed(Evidence(policy({**rows, "fraud": {"reasoning": "refuse"}})), 1.0)
+    assert evidence.at_floor(R)
+    assert evidence.crossed(R) == (Action.FLAG, None)
+
+
+def test_what_one_stage_tolerates_does_not_count_against_the_next() -> None:
+    evidence = Evidence(policy({"weapons": {"reasoning": "flag", "answer": "refuse"}}))
+    fed(evidence, 1.0, scenario=Scenario.WEAPONS)
+    evidence.update(verdict(0.01), A)
+    assert evidence.at_floor(A)
+    assert evidence.crossed(A) == (Action.ALLOW, None)
+
+
+def test_it_restarts_at_half_the_threshold_under_the_same_name() -> None:
+    evidence = fed(Evidence(policy()), 0.99, 0.99, scenario=Scenario.FRAUD)
+    evidence.restart(Scenario.FRAUD, R)
+    assert evidence.level == 1.5
+    assert fed(evidence, 0.99).crossed(R) == (Action.CORRECT, Scenario.FRAUD)
+
+
+@pytest.mark.parametrize(("score", "stays"), [(0.1, True), (0.5, True), (0.9, False)])
+def test_would_stay_at_floor_moves_nothing(score: float, stays: bool) -> None:
+    evidence = Evidence(policy())
+    assert evidence.would_stay_at_floor(verdict(score), R) is stays
+    assert evidence.level == 0.0
+    assert not evidence.would_stay_at_floor(Verdict.of_unknown("test", "late"), R)
