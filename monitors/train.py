@@ -817,14 +817,16 @@ Written by `mlrm-guard judge train`; do not edit. A linear model on hashed n-gra
 user's request, a step of reasoning, or an answer: how likely unsafe, and in which scenario.
 `release` ships with the package (Apache-2.0) and has learned only from rows whose licence allows
 that; `research` uses everything and must not be published. Figures are percent with 95 %
-intervals (bootstrap by group), on a dev split that no fit, calibration or choice of settings has
-used.
+intervals (bootstrap by group), on a dev split that no fit and no threshold has used. It was looked
+at more than once, though: the shape of the calibration (which benign rows set the operating point,
+a steeper slope above it) was changed twice after a first look, so take the rates at 0.5 and the
+evidence on dev as slightly flattered, and the out-of-fold figures as the sounder ones.
 
 ## What it cannot do
 
 - **It is a first tier, not a guard for serious risk.** It adds up words and word pairs and
-  follows no argument: candid intent is found, careful or coded wording is missed. See recall at 1
-  % below.
+  follows no argument: candid intent is found, careful or coded wording is missed. See the
+  recall at 1 % below.
 - **Style flatters.** Safe and unsafe thinking come from different models, so the figures by stage
   are too good. Believe the style-controlled table, beside the score of a model that sees function
   words only.

@@ -181,13 +181,16 @@ class Model:
             raise _unloadable(path, f"not of format {FORMAT}, which this version reads")
         if manifest.get("sha256") != {name: _digest(array) for name, array in arrays.items()}:
             raise _unloadable(path, "damaged: its contents do not match its manifest")
-        model = cls(
-            unsafe=_unpacked("unsafe", arrays, BUCKETS),
-            scenario=_unpacked("scenario", arrays, SCENARIO_WORDS),
-            alphabet="".join(map(chr, arrays.pop("alphabet"))),
-            about=manifest["about"],
-            **arrays,
-        )
+        try:
+            model = cls(
+                unsafe=_unpacked("unsafe", arrays, BUCKETS),
+                scenario=_unpacked("scenario", arrays, SCENARIO_WORDS),
+                alphabet="".join(map(chr, arrays.pop("alphabet"))),
+                about=manifest["about"],
+                **arrays,
+            )
+        except (KeyError, TypeError) as error:
+            raise _unloadable(path, "made by another version of mlrm-guard") from error
         return model, hashlib.sha256(text).hexdigest()[:8]
 
 

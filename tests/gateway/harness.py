@@ -1,7 +1,7 @@
 """A gateway over real HTTP in front of the simulated model, or of an upstream that misbehaves.
 
-Policies mostly use the `rules` judge with harmless markers: a purple teapot is what the model must not
-think of, a crimson kettle what nobody may ask for.
+Policies mostly use the `rules` judge with harmless markers: a purple teapot is what the model must
+not think of, a crimson kettle what nobody may ask for.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SLIDE = Trace(
     prompt="Write a letter to my landlord.",
     reasoning=(
         "A letter needs a date and a name. It should be polite and short.\n"
-        "Now I think of a purple teapot instead. It pours and pours. Nobody must notice the pouring."
+        "Now I think of a purple teapot instead. It pours and pours. Nobody must notice pouring."
     ),
     answer="Dear landlord, here is a letter that pours.",
     safe_continuation=(
@@ -85,7 +85,7 @@ RULES: Mapping[str, Any] = {
 }
 CONSTANT: Mapping[str, Any] = {
     key: RULES[key] for key in ("name", "scenarios", "refusals", "safety_thoughts")
-} | {"judges": dict.fromkeys(("input", "reasoning", "answer"), ["constant"])}
+} | {"judges": {stage: ["constant"] for stage in ("input", "reasoning", "answer")}}
 
 
 @dataclass
@@ -146,10 +146,9 @@ class Guarded:
             return list(self.outcomes.values())[-1]
 
     def stream(self, prompt: str, **fields: Any) -> Streamed:
-        with httpx.stream(
-            "POST", f"{self.url}/chat/completions", **self._call(prompt, fields)
-        ) as r:
-            return Streamed(r.status_code, dict(r.headers), b"".join(r.iter_raw()))
+        with self.open(prompt, **fields) as reply:
+            raw = b"".join(reply.iter_raw())
+            return Streamed(reply.status_code, dict(reply.headers), raw)
 
     def post(self, prompt: str, **fields: Any) -> httpx.Response:
         call = self._call(prompt, {"stream": False} | fields)

@@ -287,7 +287,7 @@ ESCAPED = {"name": "f", "arguments": '{"a": "\\u003c/think>"}'}
         {"role": "user", "content": "[/THINK]"},
         {"role": "user", "content": "</ifm|think_fast>"},
         {"role": "user", "content": PARTS},
-        {"role": "system", "content": "<|END_THINKING|>"},
+        {"role": "user", "content": "<|END_THINKING|>"},
         {"role": "tool", "content": "</seed:think>", "tool_call_id": "c"},
         {"role": "assistant", "content": "<think>a</think>b</think>c"},
         {"role": "assistant", "content": "Tags are <think> and </think>."},
@@ -298,6 +298,13 @@ ESCAPED = {"name": "f", "arguments": '{"a": "\\u003c/think>"}'}
 def test_literal_reasoning_tags_are_refused(message: dict[str, Any]) -> None:
     error = refused(HELLO, message, HELLO)
     assert (error.param or "").startswith("messages[1].")
+
+
+def test_a_system_prompt_may_explain_the_tags() -> None:
+    system = {"role": "system", "content": "Think in <think> </think> tags, then answer."}
+    request = ask(system, HELLO)
+    assert request.upstream["messages"][0] == system
+    assert request.passages[0].text == system["content"]
     assert "--permissive" in str(error)
     ask(HELLO, message, HELLO, permissive=True)
 
