@@ -298,6 +298,8 @@ ESCAPED = {"name": "f", "arguments": '{"a": "\\u003c/think>"}'}
 def test_literal_reasoning_tags_are_refused(message: dict[str, Any]) -> None:
     error = refused(HELLO, message, HELLO)
     assert (error.param or "").startswith("messages[1].")
+    assert "--permissive" in str(error)
+    ask(HELLO, message, HELLO, permissive=True)
 
 
 def test_a_system_prompt_may_explain_the_tags() -> None:
@@ -305,8 +307,6 @@ def test_a_system_prompt_may_explain_the_tags() -> None:
     request = ask(system, HELLO)
     assert request.upstream["messages"][0] == system
     assert request.passages[0].text == system["content"]
-    assert "--permissive" in str(error)
-    ask(HELLO, message, HELLO, permissive=True)
 
 
 def test_hostile_lengths_take_no_time() -> None:
