@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.chat import chat_completions, new_request_id
-from gateway.errors import to_reply
+from gateway.errors import AuthenticationError, to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.state import Gateway, load, open_gateway
@@ -87,10 +87,18 @@ async def _healthz(request: Request) -> Response:
 
 
 async def _readyz(request: Request) -> Response:
-    """Ready: the upstream answers and every model that it lists was probed."""
+    """Ready: the upstream answers and every model that it lists was probed.
+
+    Where keys are configured, the rest of the body is for those who have one.
+    """
     gateway = _gateway(request)
     upstream = await gateway.upstream.alive()
     ready = upstream and gateway.probes.ready
+    status = 200 if ready else 503
+    try:
+        gateway.keys.authenticate(request.headers.get("authorization"))
+    except AuthenticationError:
+        return JSONResponse({"ready": ready}, status_code=status)
     body = {
         "ready": ready,
         "upstream": upstream,
@@ -99,7 +107,7 @@ async def _readyz(request: Request) -> Response:
         "judges": gateway.judge_names,
         "models": [report.as_dict() for report in gateway.probes.reports],
     }
-    return JSONResponse(body, status_code=200 if ready else 503)
+    return JSONResponse(body, status_code=status)
 
 
 async def _metrics(request: Request) -> Response:

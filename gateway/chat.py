@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from functools import partial
@@ -17,9 +18,12 @@ from gateway.reply import ReplyHead
 from gateway.request import ChatRequest, admit, reencode_images, trace_headers
 from gateway.state import Gateway
 from monitors.judges.base import Passage
-from monitors.stream import Task
+from monitors.task import Task
 from monitors.taxonomy import Mode, Stage
 from monitors.wording import detect_language
+
+BODY_SECONDS = 60.0
+"""A client must have sent its request by then."""
 
 
 def new_request_id() -> str:
@@ -62,11 +66,14 @@ async def _body(request: Request, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise PayloadTooLargeError(f"the request body is over {limit} bytes")
-            parts.append(part)
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise PayloadTooLargeError(f"the request body is over {limit} bytes")
+                parts.append(part)
+    except TimeoutError as error:
+        raise RequestError("the request body took too long to arrive") from error
     except ClientDisconnect as error:
         raise RequestError("the client left while sending its request") from error
     return b"".join(parts)

@@ -16,7 +16,7 @@ from typing import Any
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
 from monitors.formats import OPENER, Format
-from monitors.stream import ResumeMethod
+from monitors.task import ResumeMethod
 from monitors.wire import Chunk
 
 _QUESTION = "What is the capital of France?"

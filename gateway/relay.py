@@ -3,13 +3,14 @@
 Events come from three sides (upstream reader, judges' verdicts, timers) and are handed to the
 machine at once, on the event loop, without a queue between; what it releases gathers in a buffer
 that one writer sends. One TaskGroup per request holds reader, writer and the watch over the client;
-nothing outlives it. The reader waits while the buffer is over its bound, so a slow client slows the
-upstream.
+nothing outlives it. The reader waits while the buffer is over its bound or the judges are behind,
+so that a slow client or judge slows the upstream.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -50,11 +51,15 @@ from monitors.events import (
 from monitors.judges.base import Verdict
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
-from monitors.stream import GuardedStream, ResumeMethod, Task
+from monitors.stream import GuardedStream
+from monitors.task import ResumeMethod, Task
 from monitors.wire import KEEP_ALIVE, Chunk, encode_event
 
 BUFFER_BYTES = 256 << 10
 """Released but unsent; past it the upstream is read no further."""
+
+PASSAGES_AT_ONCE = 64
+"""Of one generation with the judges; the others wait here: nobody fills the judges' queue."""
 
 WRITE_SECONDS = 60.0
 """A client that takes no byte for so long is gone."""
@@ -110,6 +115,8 @@ class Relay:
         self._complete = False  # the reply's last byte is in the buffer
         self._gone = False  # the client is
         self._broken = False  # we are
+        self._unasked: deque[Judge] = deque()
+        self._asked = 0  # passages with the judges
         self._wakeup = asyncio.Event()
         self._drained = asyncio.Event()
         self._recorded = asyncio.Event()
@@ -139,6 +146,7 @@ class Relay:
             # Shadow mode: the reply is out, verdicts may still be under way.
             async with asyncio.timeout(self._policy.limits.judge_timeout_seconds * 2):
                 await self._recorded.wait()
+            self._unasked.clear()
             watch.cancel()
             self._abort()
 
@@ -174,9 +182,10 @@ class Relay:
                         self._happened(self._delta(leg, chunk))
                         if self._reading != leg:
                             return
-                    while self._buffered > BUFFER_BYTES and not self._gone:
+                    # Bounded: _write gives up on a stuck client, and judges on a late verdict.
+                    while self._unasked or self._buffered > BUFFER_BYTES:
                         self._drained.clear()
-                        await self._drained.wait()  # bounded: _write gives up on a stuck client
+                        await self._drained.wait()
             self._happened(UpstreamEnded(leg))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the client is told
             if not isinstance(error, GuardError):
@@ -207,8 +216,18 @@ class Relay:
             chunk.usage,
         )
 
+    def _ask(self) -> None:
+        """Hand passages to the judges, as many as may be with them."""
+        while self._unasked and self._asked < PASSAGES_AT_ONCE:
+            question = self._unasked.popleft()
+            self._asked += 1
+            self._judges.submit(question.passage, partial(self._judged, question.id))
+
     def _judged(self, id: int, verdict: Verdict) -> None:
+        self._asked -= 1
         self._happened(StepJudged(id, verdict))
+        self._ask()
+        self._drained.set()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -220,7 +239,6 @@ class Relay:
         self._gone = True
         self._happened(ClientLeft())
         self._wakeup.set()
-        self._drained.set()
 
     # --- effects out ----------------------------------------------------------------------
 
@@ -232,8 +250,9 @@ class Relay:
                         self._put(self._sse.text(wire_field, text))
                     elif self._whole is not None:
                         self._whole.text(wire_field, text)
-                case Judge(id, passage):
-                    self._judges.submit(passage, partial(self._judged, id))
+                case Judge():
+                    self._unasked.append(effect)
+                    self._ask()
                 case Record(what):
                     self._observer(self._exchange.request_id, what)
                     if isinstance(what, Outcome):
@@ -272,6 +291,8 @@ class Relay:
             reader.cancel()
 
     def _begin(self, leg: int, body: Mapping[str, Any]) -> None:
+        if leg:
+            self._unasked.clear()  # of the leg that was cut: nobody waits for the answers
         self._reading = leg
         self._reader = self._group.create_task(self._read(leg, body))
 

@@ -23,7 +23,7 @@ from monitors.judges.build import build_judges
 from monitors.judges.panel import Panel
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
-from monitors.stream import ResumeMethod
+from monitors.task import ResumeMethod
 from monitors.taxonomy import Stage
 
 log = structlog.get_logger(__name__)

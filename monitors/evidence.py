@@ -13,15 +13,29 @@ statistic per scenario, one for the harm that no scenario names (the `default` r
 so that tolerated advice does not stop a stream under another name. Nor does what one stage
 tolerated count against the next. When `any` crosses, the scenario that gathered most probability
 during the excursion names it.
+
+The request's passages are weighed one by one instead (`weigh_input`): there is no order in them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from math import inf, log
+from typing import NamedTuple
 
 from monitors.judges.base import Verdict
 from monitors.policy import Key, Policy
 from monitors.taxonomy import Action, Scenario, Stage
+
+
+class Decision(NamedTuple):
+    """What verdicts ask for at a stage, in which scenario (None: nobody named one), and why."""
+
+    action: Action
+    stage: Stage
+    scenario: Scenario | None
+    reason: str
+    """As `Outcome.reason`."""
 
 
 class Evidence:
@@ -40,6 +54,14 @@ class Evidence:
     def level(self) -> float:
         """The `any` statistic, in nats."""
         return self._any
+
+    def weigh(self, verdict: Verdict, stage: Stage) -> Decision:
+        """Take in the verdict of one true step, in order; what is to be done then."""
+        if verdict.unknown:
+            return _of_unknown(self._policy, verdict, stage)
+        self.update(verdict, stage)
+        action, scenario = self.crossed(stage)
+        return Decision(action, stage, scenario, "threshold")
 
     def update(self, verdict: Verdict, stage: Stage) -> None:
         """Take in the verdict of one true step, in order. An unknown verdict moves nothing."""
@@ -73,8 +95,8 @@ class Evidence:
 
     def at_floor(self, stage: Stage) -> bool:
         """Whether every statistic that can intervene at this stage is at its floor."""
-        if self._any > 0.0:
-            return False
+        if self._any > 0.0 or not self._per:
+            return self._any <= 0.0
         return not any(self._acts(s, stage) for s in self._per)
 
     def crossed(self, stage: Stage) -> tuple[Action, Scenario | None]:
@@ -125,3 +147,42 @@ class Evidence:
             ratio = log(probability / (1.0 - probability))
             ratio = min(parameters.clip, max(-parameters.clip, ratio))
         return max(0.0, level + ratio - parameters.drift)
+
+
+def weigh_input(policy: Policy, verdicts: Iterable[Verdict]) -> Decision:
+    """What the verdicts of a request's passages ask for: the strongest, of equals the first."""
+    strongest = Decision(Action.ALLOW, Stage.INPUT, None, "input")
+    for verdict in verdicts:
+        if verdict.unsafe is None:
+            decision = _of_unknown(policy, verdict, Stage.INPUT)
+        else:
+            action, scenario = _of_passage(policy, verdict.unsafe, verdict.scenarios)
+            decision = Decision(action, Stage.INPUT, scenario, "input")
+        if decision.action.strength > strongest.action.strength:
+            strongest = decision
+    return strongest
+
+
+def _of_passage(
+    policy: Policy, unsafe: float, scores: Mapping[Scenario, float]
+) -> tuple[Action, Scenario | None]:
+    """What a passage of the request asks for: by its leading scenario, tolerated or not, and by the
+    leading one of those that refuse, over the harm that is not tolerated.
+    """
+    best: tuple[Action, Scenario | None] = (Action.ALLOW, None)
+    refused = {s: p for s, p in scores.items() if policy.action(s, Stage.INPUT).intervenes}
+    tolerated = sum(p for s, p in scores.items() if s not in refused)
+    for harm, named in ((unsafe, scores), (unsafe - tolerated, refused)):
+        scenario = max(named, key=lambda s: named[s], default=None)
+        action = policy.action(scenario, Stage.INPUT)
+        if harm >= policy.threshold(scenario, Stage.INPUT) and action.strength > best[0].strength:
+            best = (action, scenario)
+    return best
+
+
+def _of_unknown(policy: Policy, verdict: Verdict, stage: Stage) -> Decision:
+    """What text asks for that a judge could not tell about, or had no time for."""
+    overload = verdict.overloaded
+    closed = policy.overload_is_closed if overload else policy.unknown_is_closed
+    action = Action.REFUSE if closed(stage) else Action.FLAG
+    return Decision(action, stage, None, "overload" if overload else "unknown")

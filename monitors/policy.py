@@ -130,8 +130,13 @@ class Limits:
     ] = 5.0
     provisional_after_seconds: Annotated[
         float,
-        Field(ge=0.1, le=30.0, description="Idle seconds after which an open step is judged."),
-    ] = 1.0
+        Field(
+            ge=0.1,
+            le=30.0,
+            description="Seconds after which an open step of a slow stream is judged "
+            "provisionally.",
+        ),
+    ] = 2.0
     keep_alive_seconds: Annotated[
         float,
         Field(ge=1.0, le=15.0, description="Silence after which the client gets a comment."),

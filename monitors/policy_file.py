@@ -37,7 +37,7 @@ from monitors.wording import LANGUAGES
 __all__ = ["load_policy", "parse_policy", "policy_schema"]
 
 BUILT_IN = Source("built in")
-DEFAULT_THRESHOLDS = {Stage.INPUT: 0.5, Stage.REASONING: 3.0, Stage.ANSWER: 3.0}
+DEFAULT_THRESHOLDS = {Stage.INPUT: 0.5, Stage.REASONING: 1.0, Stage.ANSWER: 1.4}
 """What holds where no row gives one: a probability at the input, nats after it."""
 
 _NEEDS_CALIBRATION = (

@@ -32,7 +32,8 @@ from monitors.judges.build import build_judges
 from monitors.judges.panel import Panel
 from monitors.policy import Policy
 from monitors.policy_file import load_policy
-from monitors.stream import GuardedStream, ResumeMethod, Task
+from monitors.stream import GuardedStream
+from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Mode, Stage
 from monitors.trace import Trace, open_text, read_traces
 from monitors.wording import detect_language

@@ -24,6 +24,7 @@ class TokenLedger:
         "_marks",
         "_passed",
         "_prompt",
+        "_released",
         "discarded",
     )
 
@@ -39,6 +40,7 @@ class TokenLedger:
         self._deltas = 0
         self._passed = (0, 0)  # the last mark that the frontier has passed
         self._characters = 0
+        self._released = 0  # of these, how many the client has
         self._marks: deque[tuple[int, int]] = deque()  # (characters so far, tokens so far)
 
     @property
@@ -54,27 +56,28 @@ class TokenLedger:
         return self._kept
 
     def delta(self, usage: Usage | None, characters: int) -> None:
-        """One delta came; the leg has `characters` characters now."""
+        """One delta came, with so many characters of text."""
+        self._characters += characters
         if usage is not None:
             self._last = usage
             if self._prompt is None:
                 self._prompt = usage
-        elif characters > self._characters:  # the role's and the finish reason's are no tokens
+        elif characters:  # the role's and the finish reason's are no tokens
             self._deltas += 1
-        self._characters = characters
-        self._marks.append((characters, self.generated))
+        self._marks.append((self._characters, self.generated))
 
-    def release(self, frontier: int) -> None:
-        """The client has the leg's first `frontier` characters."""
+    def release(self, characters: int) -> None:
+        """So many more characters of the leg have left."""
+        self._released += characters
         marks = self._marks
-        while marks and marks[0][0] <= frontier:
+        while marks and marks[0][0] <= self._released:
             self._passed = marks.popleft()
 
-    def cut(self, frontier: int) -> None:
-        """The leg ends at `frontier` characters; a delta that is delivered in part counts."""
-        self.release(frontier)
+    def cut(self) -> None:
+        """The leg ends where the client's text does; a delta delivered in part counts."""
+        self.release(0)
         characters, delivered = self._passed
-        if self._marks and frontier > characters:
+        if self._marks and self._released > characters:
             delivered = min(self._marks[0][1], delivered + 1)
         self.discarded += max(0, self.generated - delivered)
         self._kept += delivered

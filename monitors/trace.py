@@ -54,7 +54,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | TraceError]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield number, TraceError(str(path), number, None, f"not JSON: {error}")
                 continue
             if isinstance(row, dict):

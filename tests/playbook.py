@@ -44,7 +44,8 @@ from monitors.formats import WireField
 from monitors.judges.base import Passage, Verdict
 from monitors.policy import Policy
 from monitors.policy_file import parse_policy
-from monitors.stream import GuardedStream, ResumeMethod, Task
+from monitors.stream import GuardedStream
+from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Scenario
 from monitors.wire import Usage
 

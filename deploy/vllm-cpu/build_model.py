@@ -81,7 +81,7 @@ ENDINGS = [
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 
 SEED = 7
-STEPS = 72
+STEPS = 76
 BATCH = 8
 RATE = 2e-4
 
@@ -91,8 +91,8 @@ CHECK_QUESTIONS = [
     "How do I boil an egg?",
     "Why is salt useful?",
     "What is the capital of Spain?",
-    "How do birds fly?",
-    "Tell me a fact about dogs.",
+    "How do plants grow?",
+    "What is your name?",
     "What is snow?",
     "How do I water my garden?",
     "What grows well in a sunny garden?",
@@ -137,11 +137,13 @@ def examples(data: dict[str, Any], rng: random.Random) -> list[Example]:
         elif rng.random() < 0.12:
             earlier = rng.choice(general)
             prompt = turn("user", earlier[0]) + turn("assistant", earlier[3]) + prompt
+        # The third sentence begins in one of two ways: one clear choice for a model this small.
+        known = f"One fact helps: {fact}"
         thought = [
             rng.choice(OPENINGS).format(topic=topic),
             rng.choice(CHECKS),
-            MARKER if garden else fact,
-            fact if garden else rng.choice(MIDDLES),
+            MARKER if garden else known,
+            known if garden else rng.choice(MIDDLES),
             rng.choice(ENDINGS),
         ]
         final = f"\n</think>\n\n{answer}<|im_end|>"
@@ -337,7 +339,7 @@ def main() -> None:
     started = time.monotonic()
     # Threads that spin while they wait make a build on a busy machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    print("building think-smol: about 5 minutes on two cores, 4 GB of memory", flush=True)
+    print("building think-smol: about 4 minutes on two idle cores, 5 GB of memory", flush=True)
     try:
         import torch
         from transformers import AutoTokenizer, LlamaForCausalLM, set_seed

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.app import create_app
 from gateway.background import serve
+from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.simulate import SimulatorOptions, simulator
 from monitors.events import Outcome, StepRecord
@@ -114,6 +115,8 @@ class Guarded:
     """Bodies of the chat requests that reached the simulator, the probe's left out."""
     headers: list[dict[str, str]] = field(default_factory=list)
     upstream: str = ""
+    watch: Observer | None = None
+    """Takes the place of `observe`."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     @property
@@ -132,6 +135,9 @@ class Guarded:
             else:
                 self.steps.append((request_id, what))
             self._changed.notify_all()
+
+    def told(self, request_id: str, what: StepRecord | Outcome) -> None:
+        (self.watch or self.observe)(request_id, what)
 
     def outcome(self, request_id: str) -> Outcome:
         """The outcome of a request; waits for it."""
@@ -276,7 +282,7 @@ def guarded(
 
             stack.enter_context(patch("gateway.state.build_judges", build))
         made = Settings(f"{upstream}/v1", file, **(settings or {}))
-        seen.root = stack.enter_context(serve(create_app(made, seen.observe)))
+        seen.root = stack.enter_context(serve(create_app(made, seen.told)))
         if ready:
             wait_until(lambda: httpx.get(f"{seen.root}/readyz").status_code == 200, "not ready")
             seen.asked.clear()

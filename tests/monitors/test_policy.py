@@ -50,7 +50,7 @@ def test_a_minimal_file_has_documented_defaults() -> None:
     assert (policy.caps.excursion_steps, policy.caps.on_cap) == (12, "refuse")
     assert policy.limits.keep_alive_seconds == 10.0
     assert (policy.reasoning.emit, policy.input.refuse_as) == ("field", "message")
-    assert [policy.threshold(None, stage) for stage in Stage] == [0.5, 3.0, 3.0]
+    assert [policy.threshold(None, stage) for stage in Stage] == [0.5, 1.0, 1.4]
     assert all(policy.unknown_is_closed(s) and policy.overload_is_closed(s) for s in Stage)
     assert (policy.rules, policy.warnings) == ((), ())
 
@@ -73,8 +73,8 @@ scenarios:
     }
     assert [policy.threshold(Scenario.FRAUD, s) for s in Stage] == [0.6, 1.5, 1.5]
     assert [policy.threshold(Scenario.WEAPONS, s) for s in Stage] == [0.2, 4.0, 2.0]
-    assert [policy.threshold(Scenario.OTHER, s) for s in Stage] == [0.6, 4.0, 3.0]
-    assert [policy.threshold(None, s) for s in Stage] == [0.6, 4.0, 3.0]
+    assert [policy.threshold(Scenario.OTHER, s) for s in Stage] == [0.6, 4.0, 1.4]
+    assert [policy.threshold(None, s) for s in Stage] == [0.6, 4.0, 1.4]
 
 
 def test_correct_at_the_answer_stage_means_refuse_and_says_so() -> None:
@@ -479,8 +479,8 @@ def test_no_edit_of_a_real_file_raises_anything_else(start: int, cut: int, text:
             "p.yaml:2: scenarios.default.threshold: 19 nats are out of reach",
         ),
         (
-            MINIMAL + "caps:\n  excursion_steps: 1\n",
-            "p.yaml:4: caps.excursion_steps: 3 nats are out of reach",
+            MINIMAL + "evidence: {drift: 1.0}\ncaps:\n  excursion_steps: 1\n",
+            "p.yaml:5: caps.excursion_steps: 1.4 nats are out of reach",
         ),
         (
             MINIMAL.replace("}}", "}, fraud: {reasoning: allow}}")
@@ -583,8 +583,8 @@ def test_explain_names_rows_and_lines() -> None:
     own = run("explain", str(path), "--scenario", "self_harm", "--stage", "reasoning")
     assert own.exit_code == 0
     lines = DEFAULT_TEXT.splitlines()
-    line = lines.index("    threshold: 2.0", lines.index("  self_harm:")) + 1
-    assert f"2 nats  [scenarios.self_harm.threshold, line {line}]" in own.stdout
+    line = lines.index("    threshold: 0.7", lines.index("  self_harm:")) + 1
+    assert f"0.7 nats  [scenarios.self_harm.threshold, line {line}]" in own.stdout
     assert safety_thought(Scenario.SELF_HARM, "en") in own.stdout
     fallen = run("explain", str(path), "--scenario", "fraud", "--stage", "input")
     assert "flag  [scenarios.default.input, line " in fallen.stdout

@@ -17,7 +17,7 @@ from monitors.events import (
 )
 from monitors.formats import Format
 from monitors.judges.base import OVERLOAD, Passage, Verdict
-from monitors.stream import ResumeMethod, Task, resume_prefix
+from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Scenario, Stage
 from monitors.wire import Usage
 from tests.playbook import (

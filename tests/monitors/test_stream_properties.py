@@ -28,7 +28,8 @@ from monitors.events import (
 from monitors.formats import Format
 from monitors.judges.base import OVERLOAD, Passage, Verdict
 from monitors.policy import Policy
-from monitors.stream import GuardedStream, ResumeMethod, Task
+from monitors.stream import GuardedStream
+from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Scenario, Stage
 from tests.playbook import ERROR, THOUGHT, Chunk, Seen, drive, policy, verdict
 

@@ -7,7 +7,7 @@ from monitors.wire import Usage
 
 
 def ledger(*deltas: tuple[int, int]) -> TokenLedger:
-    """Deltas of (characters so far, tokens so far)."""
+    """Deltas of (characters, tokens so far)."""
     tokens = TokenLedger()
     for characters, count in deltas:
         tokens.delta(Usage(5, count, 5 + count), characters)
@@ -15,28 +15,31 @@ def ledger(*deltas: tuple[int, int]) -> TokenLedger:
 
 
 def test_what_was_delivered_and_discarded_adds_up() -> None:
-    tokens = ledger((0, 0), (4, 1), (8, 2), (12, 3))
-    tokens.cut(8)
+    tokens = ledger((0, 0), (4, 1), (4, 2), (4, 3))
+    tokens.release(8)
+    tokens.cut()
     assert (tokens.spent, tokens.discarded) == (2, 1)
     tokens.delta(Usage(9, 2, 11), 6)
     assert tokens.total() == Usage(5, 4, 9)
 
 
 def test_a_delta_delivered_in_part_counts_as_delivered() -> None:
-    tokens = ledger((4, 1), (8, 2), (12, 3))
-    tokens.cut(5)
+    tokens = ledger((4, 1), (4, 2), (4, 3))
+    tokens.release(3)
+    tokens.release(2)
+    tokens.cut()
     assert (tokens.spent, tokens.discarded) == (2, 1)
 
 
 def test_nothing_delivered_is_nothing_spent() -> None:
-    tokens = ledger((4, 1), (8, 2))
-    tokens.cut(0)
+    tokens = ledger((4, 1), (4, 2))
+    tokens.cut()
     assert (tokens.spent, tokens.discarded) == (0, 2)
 
 
 def test_without_usage_deltas_with_text_are_counted() -> None:
     tokens = TokenLedger()
-    for characters in (0, 3, 6, 6):
+    for characters in (0, 3, 3, 0):
         tokens.delta(None, characters)
     assert tokens.generated == 2
     assert tokens.total() is None

@@ -1,0 +1,38 @@
+"""What the guarded stream must know of the request that it guards, and of its upstream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from monitors.formats import Format
+from monitors.judges.base import Passage
+
+
+class ResumeMethod(StrEnum):
+    """How an upstream goes on with a cut thought; found by the probe, never assumed."""
+
+    CONTINUE = "continue"
+    """`continue_final_message` renders the prefix exactly."""
+    TEMPLATE_KWARG = "template-kwarg"
+    """The operator's chat template takes the prefix as `think_prefix`."""
+    RESTART = "restart"
+    """Neither works: a fresh generation with the safety thought as a system message."""
+    REFUSE = "refuse"
+    """Nothing works, or nothing was probed: a correction becomes a refusal."""
+
+
+@dataclass(slots=True, frozen=True)
+class Task:
+    """What the stream must know of the request it guards."""
+
+    prompt: str
+    """The user's request as judges see it."""
+    inputs: tuple[Passage, ...] = ()
+    """What of the request is to be judged before any text leaves."""
+    language: str = "en"
+    """Of safety thoughts and refusals."""
+    stop: tuple[str, ...] = ()
+    hide_reasoning: bool = False
+    resume: ResumeMethod = ResumeMethod.REFUSE
+    format: Format = Format.AUTO

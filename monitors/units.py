@@ -1,0 +1,223 @@
+"""Generated text to units: judged steps, and whitespace or tags that need no judge.
+
+    deltas -> reply parser -> stop strings -> pieces -> segmenter -> units
+
+`read` and `close` go as far as pieces, which is all that mode off needs; `segment` and `rest` make
+units of them. One object serves one leg: after a correction a fresh one goes on where the client's
+text ends.
+
+Of the step that is still open a slow stream may have the whole words so far judged (`ask`) and let
+out (`let_out`); what has left is noted in the unit that the step becomes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from monitors.formats import Channel, Piece, ReplyParser, WireField
+from monitors.judges.base import Passage, Verdict
+from monitors.steps import Segmenter
+from monitors.stop import StopFilter
+from monitors.task import Task
+from monitors.taxonomy import Stage
+
+EARLIER_STEPS = 2
+"""Context of a step; the embedded judge's window has no room for more."""
+
+_STAGE = {
+    Channel.REASONING: Stage.REASONING,
+    Channel.ANSWER: Stage.ANSWER,
+    Channel.UNPARSED: Stage.ANSWER,  # the stricter row: we do not know that it is thinking
+}
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """A run of text that is scored and released, or discarded, as one."""
+
+    channel: Channel
+    field: WireField
+    text: str
+    start: int
+    """In characters of reasoning + answer."""
+    passage: Passage | None = None
+    """None needs no judging: whitespace, tags."""
+    released: int = 0
+    """Characters that a provisional verdict let out."""
+    verdict: Verdict | None = None
+    index: int = 0
+    """Which step of the generation, once it is scored."""
+
+    @property
+    def stage(self) -> Stage:
+        """Which row of the policy rules it; markup has none."""
+        return _STAGE[self.channel]
+
+    @property
+    def undecided(self) -> bool:
+        """Whether its verdict is still to come."""
+        return self.passage is not None and self.verdict is None
+
+    @property
+    def why_unjudged(self) -> str:
+        """Why its text leaves, or left, without a judge's score; empty where one was given."""
+        if self.verdict is None:
+            return "blank"
+        return self.verdict.reason or "unknown" if self.verdict.unknown else ""
+
+
+class Units:
+    """The text of one leg; `start` and `earlier` are where it goes on and the steps before."""
+
+    __slots__ = (
+        "_channel",
+        "_earlier",
+        "_field",
+        "_judged",
+        "_parser",
+        "_prompt",
+        "_released",
+        "_segmenter",
+        "_start",
+        "_stop",
+        "_stop_channel",
+        "asked",
+        "closed",
+        "generated",
+        "since",
+    )
+
+    def __init__(
+        self, task: Task, parser: ReplyParser, start: int = 0, earlier: Iterable[str] = ()
+    ) -> None:
+        self.closed = False
+        """Whether the leg's text is complete."""
+        self.generated = start
+        """Characters of reasoning + answer, those before this leg included."""
+        self._prompt = task.prompt
+        self._parser = parser
+        self._stop = StopFilter(task.stop) if task.stop else None
+        self._stop_channel = Channel.ANSWER  # of the text that the filter holds back
+        self._segmenter = Segmenter()
+        self._earlier = deque(earlier, maxlen=EARLIER_STEPS)
+
+        self._channel, self._field = Channel.MARKUP, WireField.CONTENT  # of the open step
+        self._start = start
+        self._judged = 0  # provisionally, so many of its characters
+        self._released = 0
+        self.since: float | None = None
+        """When the open step began, or was last judged; None: no open step needs a judge yet."""
+        self.asked: Unit | None = None
+        """The words of an open step that are with the judge; never released as a unit."""
+
+    # --- text to pieces -------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._stop.matched if self._stop is not None else None
+
+    def read(self, reasoning: str, content: str) -> Sequence[Piece]:
+        """Add one delta; return the pieces that are decided."""
+        return self._count(self._parser.feed(reasoning, content))
+
+    def close(self) -> Sequence[Piece]:
+        """The leg ended: return the pieces that were held back."""
+        self.closed = True
+        return self._count(self._parser.close())
+
+    def _count(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        if self._stop is not None:
+            pieces = list(self._up_to_stop(pieces, self._stop))
+        for piece in pieces:
+            if piece.channel is not Channel.MARKUP:
+                self.generated += len(piece.text)
+        return pieces
+
+    def _up_to_stop(self, pieces: Iterable[Piece], stop: StopFilter) -> Iterable[Piece]:
+        """Stop strings are looked for in what may be the answer; nothing behind one counts."""
+        for piece in pieces:
+            if stop.matched is not None:
+                return
+            if piece.channel in (Channel.ANSWER, Channel.UNPARSED):
+                self._stop_channel = piece.channel
+                text = stop.feed(piece.text)
+            else:
+                yield from self._held_back(stop)
+                text = piece.text
+            if text:
+                yield Piece(piece.channel, piece.field, text)
+        if self.closed:
+            yield from self._held_back(stop)
+
+    def _held_back(self, stop: StopFilter) -> Iterable[Piece]:
+        if text := stop.close():
+            yield Piece(self._stop_channel, WireField.CONTENT, text)
+
+    # --- pieces to units ------------------------------------------------------------------
+
+    def segment(self, piece: Piece, now: float) -> Sequence[Unit]:
+        """Add one piece; return the units that it closes, oldest first."""
+        channel = piece.channel
+        units: Sequence[Unit] = ()
+        if channel is not self._channel or piece.field is not self._field:
+            units = self.rest()
+            self._channel, self._field = channel, piece.field
+        if channel is Channel.MARKUP:
+            return [*units, Unit(channel, piece.field, piece.text, self._start)]
+        if steps := self._segmenter.feed(piece.text):
+            units = [*units, *map(self._close_step, steps)]
+        if self.since is None:
+            self.since = now
+        return units
+
+    def rest(self) -> Sequence[Unit]:
+        """The run of text ended: return what the open step, too, becomes."""
+        units = [self._close_step(step) for step in self._segmenter.close()]
+        self.since = None
+        return units
+
+    def _close_step(self, text: str) -> Unit:
+        unit = Unit(self._channel, self._field, text, self._start)
+        unit.released = min(len(text), self._released)
+        if stripped := text.strip():
+            unit.passage = self._passage(stripped)
+            self._earlier.append(stripped)
+        self._start += len(text)
+        self._released -= unit.released  # a forced cut may lie before what has left
+        self._judged = max(0, self._judged - len(text))
+        self.since = None
+        return unit
+
+    def _passage(self, text: str) -> Passage:
+        return Passage(_STAGE[self._channel], text, self._prompt, tuple(self._earlier))
+
+    # --- the open step --------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Stage:
+        """Of the open step, where there is one (`since`)."""
+        return _STAGE[self._channel]
+
+    def ask(self, now: float) -> Unit | None:
+        """The whole words of the open step, to be judged; None while there are no new ones."""
+        words = self._segmenter.open.rstrip()
+        length = max(words.rfind(" "), words.rfind("\n"), 0)
+        stripped = words[:length].strip()
+        if length <= self._judged or not stripped:
+            self.since = None  # the next delta asks again
+            return None
+        self.since, self._judged = now, length
+        passage = self._passage(stripped)
+        self.asked = Unit(self._channel, self._field, words[:length], self._start, passage)
+        return self.asked
+
+    def let_out(self, asked: Unit) -> str:
+        """What of these words has not left: it counts as released now. Empty: the step closed."""
+        if asked.start != self._start:
+            return ""
+        text = asked.text[self._released :]
+        self._released = len(asked.text)
+        return text
