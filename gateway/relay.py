@@ -21,7 +21,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import RequestError, to_reply
-from gateway.reply import ReplyHead, StreamReply, WholeReply, guard_object
+from gateway.reply import ReplyHead, StreamReply, WholeReply
 from gateway.telemetry import log_bug
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
@@ -48,6 +48,7 @@ from monitors.events import (
     UpstreamFailed,
     WakeAt,
 )
+from monitors.guard_object import GuardObject, guard_object
 from monitors.judges.base import Verdict
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
@@ -331,7 +332,7 @@ class Relay:
 
     # --- the reply's end ------------------------------------------------------------------
 
-    def _guard(self) -> dict[str, Any]:
+    def _guard(self) -> GuardObject:
         exchange = self._exchange
         return guard_object(
             self._machine.outcome,
@@ -358,7 +359,7 @@ class Relay:
         if self._sse is not None:
             self._put(self._sse.end(finish, guard))
         elif self._whole is not None:
-            self._headers["x-guard-action"] = guard["action"]
+            self._headers["x-guard-action"] = guard.action.value
             self._put(self._whole.end(finish, guard))
         self._complete = True
 

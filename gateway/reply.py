@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from monitors.events import Finish, Outcome
+from monitors.events import Finish
 from monitors.formats import WireField
-from monitors.taxonomy import Action, Mode
+from monitors.guard_object import GuardObject
 from monitors.wire import DONE_EVENT, Usage, encode_event
 
 
@@ -58,7 +58,7 @@ class StreamReply:
         """The refusal: for people in `content`, for machines in `refusal`."""
         return self._delta({"content": text, "refusal": text})
 
-    def end(self, finish: Finish, guard: Mapping[str, Any]) -> bytes:
+    def end(self, finish: Finish, guard: GuardObject) -> bytes:
         """Finish chunk with the guard object, usage chunk if asked for, end mark."""
         choice = {
             "index": 0,
@@ -105,7 +105,7 @@ class WholeReply:
         self._refusal = text
         self._parts[WireField.CONTENT].append(text)
 
-    def end(self, finish: Finish, guard: Mapping[str, Any]) -> bytes:
+    def end(self, finish: Finish, guard: GuardObject) -> bytes:
         """The JSON body."""
         head = self._head
         reasoning = "".join(self._parts[WireField.REASONING]) or None
@@ -150,48 +150,3 @@ def usage_object(usage: Usage | None) -> dict[str, Any]:
     if details is not None:
         body["completion_tokens_details"] = {"reasoning_tokens": details.reasoning_tokens}
     return body
-
-
-def guard_object(
-    outcome: Outcome, *, request_id: str, mode: Mode, images: int, detail: bool
-) -> dict[str, Any]:
-    """The `guard` object. Without `detail` it holds what is no oracle for an attacker.
-
-    `action` is what was done; in shadow mode nothing was, and what would have been stands in
-    detail.
-    """
-    acted = outcome.action if mode is Mode.ENFORCE else Action.ALLOW
-    guard: dict[str, Any] = {"action": acted.value, "id": request_id}
-    if images:
-        guard["images"] = "unjudged"
-    if detail:
-        guard |= guard_detail(outcome, mode)
-    return guard
-
-
-def guard_detail(outcome: Outcome, mode: Mode) -> dict[str, Any]:
-    """What only those with the right `guard:detail` see, and audit records hold."""
-    return {
-        "mode": mode.value,
-        "decision": outcome.action.value,
-        "category": outcome.scenario.value if outcome.scenario else None,
-        "stage": outcome.stage.value if outcome.stage else None,
-        "explanation": outcome.reason,
-        "corrections": outcome.corrections,
-        "steps": outcome.steps,
-        "onset_step": outcome.onset_step,
-        "onset_char": outcome.onset_char,
-        "alarm_char": outcome.alarm_char,
-        "judge_ms": round(outcome.judge_ms, 2),
-        "discarded_tokens": outcome.discarded_tokens,
-        "excursion_seconds": round(outcome.excursion_seconds, 3),
-        "coverage": {
-            channel: {
-                "received": counts.received,
-                "judged": counts.judged,
-                "released": counts.released,
-                "released_unjudged": counts.released_unjudged,
-            }
-            for channel, counts in outcome.coverage.items()
-        },
-    }

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from monitors.errors import PolicyError
+from monitors.guard_object import guard_schema
 from monitors.policy import Policy, explain
 from monitors.policy_file import load_policy, policy_schema
 from monitors.taxonomy import Scenario, Stage
 
 policy = typer.Typer(help="Check and explain policy files.", no_args_is_help=True)
+
+
+class SchemaOf(StrEnum):
+    """What has a published schema."""
+
+    POLICY = "policy"
+    GUARD = "guard"
 
 
 @policy.command()
@@ -52,9 +61,13 @@ def explain_command(
 
 
 @policy.command()
-def schema() -> None:
-    """Print the JSON Schema (2020-12) of policy files, for editors that complete from it."""
-    typer.echo(json.dumps(policy_schema(), indent=2))
+def schema(
+    of: Annotated[
+        SchemaOf, typer.Option(help="Policy files, or the `guard` object of replies.")
+    ] = (SchemaOf.POLICY),
+) -> None:
+    """Print a JSON Schema (2020-12): of policy files for editors, of `guard` for clients."""
+    typer.echo(json.dumps(policy_schema() if of is SchemaOf.POLICY else guard_schema(), indent=2))
 
 
 def _require(option: str, value: str, allowed: list[str]) -> None:

@@ -10,7 +10,7 @@ Generated text becomes *units*: judged steps, and whitespace or tags that need n
     open -> waiting (for its verdict) -> scored, in an excursion -> released
                                                               \\-> discarded
 
-    monitors.units                    monitors.excursion           monitors.delivery
+    units    docket                       excursion                 delivery  (in `monitors`)
 
 Scoring is strictly in the order of the text, however late or early verdicts come, so decisions
 depend on text and verdicts alone. A scored unit leaves when evidence (`monitors.evidence`) is at
@@ -21,10 +21,11 @@ text leaves as it comes and decisions change nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 
+from monitors.account import note_decision, note_step
 from monitors.delivery import Delivery
+from monitors.docket import Docket
 from monitors.events import (
     AbortUpstream,
     ClientLeft,
@@ -33,7 +34,6 @@ from monitors.events import (
     Event,
     Fail,
     Finish,
-    Judge,
     Open,
     Outcome,
     Record,
@@ -42,7 +42,6 @@ from monitors.events import (
     Restart,
     Resume,
     StepJudged,
-    StepRecord,
     TimePassed,
     UpstreamEnded,
     UpstreamFailed,
@@ -51,7 +50,7 @@ from monitors.events import (
 from monitors.evidence import Decision, Evidence, weigh_input
 from monitors.excursion import Excursion
 from monitors.formats import Format, Piece, ReplyParser, WireField
-from monitors.judges.base import Passage, Verdict
+from monitors.judges.base import Verdict
 from monitors.policy import Policy
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Mode, Stage
@@ -75,15 +74,11 @@ class GuardedStream:
         self._leg = 0
         self._units = Units(task, ReplyParser(task.format))
         self._finish_as = _STOP  # finish and stop reason of the leg
-        self._waiting: deque[Unit] = deque()
+        self._docket = Docket()
         self._excursion = Excursion(policy.caps)
         self._evidence = Evidence(policy)
         self._delivery = Delivery(policy, task, self.outcome.coverage)
 
-        self._ids = 0
-        self._asked: dict[int, Unit] = {}  # without a verdict yet
-        self._inputs_asked: set[int] = set()
-        self._input_verdicts: dict[int, Verdict] = {}
         self._stage = Stage.REASONING  # of the last scored step
         self._answering = False  # a step of the answer was scored
 
@@ -102,7 +97,7 @@ class GuardedStream:
     def start(self, now: float) -> Sequence[Effect]:
         """The request goes upstream now; returns the input's `Judge` effects."""
         if self._judging:
-            self._inputs_asked = {self._judge(passage) for passage in self._task.inputs}
+            self._effects += self._docket.ask_inputs(self._task.inputs)
         return self._take_effects(now)
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
@@ -151,7 +146,7 @@ class GuardedStream:
     def _end_leg(self, now: float) -> None:
         self._upstream_answered()
         self._take(self._units.close(), now)
-        self._await(self._units.rest())
+        self._effects += self._docket.add(self._units.rest())
 
     def _fail(self, error: Exception, now: float) -> None:
         if self._live and self._answered:
@@ -160,23 +155,22 @@ class GuardedStream:
         self._close("failed")
 
     def _on_verdict(self, event: StepJudged, now: float) -> None:
-        if event.id in self._inputs_asked:
-            self._inputs_asked.remove(event.id)
-            self._input_verdicts[event.id] = event.verdict
-            if not self._inputs_asked and (self._live or not self._over):
+        docket = self._docket
+        if docket.answer_input(event.id, event.verdict):
+            if not docket.inputs_open and (self._live or not self._over):
                 self._judge_input(now)
-        elif (unit := self._asked.pop(event.id, None)) is not None:
-            unit.verdict = event.verdict
-            if unit is self._units.asked:
-                self._units.asked = None
-                self._release_provisionally(unit, event.verdict)
+            return
+        unit = docket.answer(event.id, event.verdict)
+        if unit is not None and unit is self._units.asked:
+            self._units.asked = None
+            self._release_provisionally(unit, event.verdict)
 
     def _on_time(self, now: float) -> None:
         if (deadline := self._excursion.deadline) is not None and now >= deadline:
             self._reach_cap(now)
         elif (due := self._provisional_time()) is not None and now >= due:
-            if (words := self._units.ask(now)) is not None:
-                self._await_verdict(words)
+            for words in self._units.ask(now):
+                self._effects += self._docket.ask(words)
 
     def _on_client_left(self, now: float) -> None:
         if not self._over:
@@ -194,44 +188,27 @@ class GuardedStream:
             if self._live:
                 self._send(delivery.text(channel, piece.field, text))
             if self._judging:
-                self._await(self._units.segment(piece, now))
+                if units := self._units.segment(piece, now):
+                    self._effects += self._docket.add(units)
             else:
                 delivery.unjudged(channel, text, "off")
-
-    def _await(self, units: Iterable[Unit]) -> None:
-        for unit in units:
-            self._waiting.append(unit)
-            self._await_verdict(unit)
-
-    def _await_verdict(self, unit: Unit) -> None:
-        if unit.passage is not None:
-            self._asked[self._judge(unit.passage)] = unit
-
-    def _judge(self, passage: Passage) -> int:
-        self._ids += 1
-        self._effects.append(Judge(self._ids, passage))
-        return self._ids
 
     # --- verdicts to decisions ------------------------------------------------------------
 
     def _advance(self, now: float) -> None:
         """Score what can be scored, in order; finish when the leg has ended and all is scored."""
         self._open_reply()
-        waiting = self._waiting
-        while waiting and not self._inputs_asked and (self._live or not self._over):
-            if waiting[0].undecided:
-                break
-            self._score(waiting.popleft(), now)
+        docket = self._docket
+        while (self._live or not self._over) and (unit := docket.next()) is not None:
+            self._score(unit, now)
         if self._units.closed and not self._over:
             if self._live:  # verdicts may be due, and the excursion may go on
                 self._finish(*self._finish_as)
-            elif not waiting and not self._inputs_asked:
+            elif not docket.waiting and not docket.inputs_open:
                 self._flush_excursion(now)
                 self._finish(*self._finish_as)
-        if self._over:
-            verdicts_due = self._live and (self._asked or self._inputs_asked)
-            if not verdicts_due:
-                self._record(now)
+        if self._over and not (self._live and docket.verdicts_due):
+            self._record(now)
 
     def _score(self, unit: Unit, now: float) -> None:
         self._excursion.add(unit)
@@ -243,7 +220,7 @@ class GuardedStream:
                 self._intervene(unit, decision, now)
                 return
             if decision.action is Action.FLAG:
-                self._decide(decision, unit)
+                self._decide(decision)
         if self._evidence.at_floor(self._stage):
             self._flush_excursion(now)
             return
@@ -253,35 +230,20 @@ class GuardedStream:
 
     def _weigh(self, unit: Unit, verdict: Verdict) -> Decision:
         """Move the evidence by one true step; record what was seen and what it asks for."""
-        outcome = self.outcome
         stage = self._stage = unit.stage
         self._answering |= stage is Stage.ANSWER
-        unit.index = outcome.steps
-        outcome.steps += 1
-        outcome.judge_ms += verdict.ms
         if not verdict.unknown:
             self._delivery.coverage(unit.channel).judged += len(unit.text) - unit.released
         decision = self._evidence.weigh(verdict, stage)
-        record = StepRecord(
-            stage,
-            unit.index,
-            unit.start,
-            unit.start + len(unit.text),
-            unit.text,
-            verdict,
-            self._evidence.level,
-            decision.action,
-            decision.scenario,
-        )
-        self._effects.append(Record(record))
+        step = note_step(self.outcome, unit, verdict, decision, self._evidence.level)
+        self._effects.append(Record(step))
         return decision
 
     def _judge_input(self, now: float) -> None:
-        """All verdicts of the input are in; of equals that of the earlier passage counts."""
-        verdicts = [verdict for _, verdict in sorted(self._input_verdicts.items())]
+        verdicts = self._docket.input_verdicts
         self.outcome.judge_ms += sum(verdict.ms for verdict in verdicts)
         decision = weigh_input(self._policy, verdicts)
-        self._decide(decision, None)
+        self._decide(decision)
         if decision.action.intervenes and not self._live:
             self._refuse(decision, now)
 
@@ -293,7 +255,7 @@ class GuardedStream:
             and self.outcome.corrections < self._policy.correction.budget
         )
         decision = decision._replace(action=Action.CORRECT if correct else Action.REFUSE)
-        self._decide(decision, unit)
+        self._decide(decision)
         if self._live:  # shadow: the decision is on record; go on as after a correction
             self._evidence.restart(decision.scenario, decision.stage)
             self._end_excursion(now)
@@ -307,29 +269,17 @@ class GuardedStream:
         release = self._policy.caps.on_cap == "release"
         action = Action.FLAG if release else Action.REFUSE
         decision = Decision(action, self._stage, None, "cap")
-        steps = self._excursion.steps
-        self._decide(decision, steps[-1] if steps else None)
+        self._decide(decision)
         if release or self._live:
             self._evidence.reset()
             self._flush_excursion(now)
         else:
             self._refuse(decision, now)
 
-    def _decide(self, decision: Decision, unit: Unit | None) -> None:
-        """Note a decision; the record keeps the strongest, and of equals the first."""
-        outcome = self.outcome
-        if decision.action.strength <= outcome.action.strength:
-            return
-        outcome.action, outcome.stage, outcome.scenario, outcome.reason = decision
-        outcome.released_at_decision = self._delivery.frontier
-        outcome.generated_at_decision = self._units.generated
-        outcome.onset_step = outcome.onset_char = outcome.alarm_char = None
-        if unit is not None:
-            # Flagged text is not held, so of a flag the excursion tells nothing.
-            onset = unit if decision.action is Action.FLAG else self._excursion.steps[0]
-            outcome.onset_step = onset.index
-            outcome.onset_char = onset.start + len(onset.text) - len(onset.text.lstrip())
-            outcome.alarm_char = unit.start + len(unit.text)
+    def _decide(self, decision: Decision) -> None:
+        steps = self._excursion.steps if decision.stage is not Stage.INPUT else ()
+        generated = self._units.generated
+        note_decision(self.outcome, decision, steps, self._delivery.frontier, generated)
 
     # --- interventions --------------------------------------------------------------------
 
@@ -373,8 +323,7 @@ class GuardedStream:
         self._effects.append(AbortUpstream(self._leg))
         self._delivery.cut()
         self._end_excursion(now)
-        self._waiting.clear()
-        self._asked.clear()
+        self._docket.drop_units()
 
     def _finish(
         self, finish_reason: str, stop_reason: int | str | None, ended: str = "finished"
@@ -408,7 +357,7 @@ class GuardedStream:
     def _open_reply(self, *, force: bool = False) -> None:
         if self._opened:
             return
-        ready = self._answered and not self._over and (self._live or not self._inputs_asked)
+        ready = self._answered and not self._over and (self._live or not self._docket.inputs_open)
         if ready or force:
             self._opened = True
             self._effects.append(Open())
@@ -429,7 +378,7 @@ class GuardedStream:
 
     def _release_provisionally(self, asked: Unit, verdict: Verdict) -> None:
         """Let the words of an open step go, if its verdict, were it a true step's, would."""
-        if self._over or self._waiting or self._excursion.units:
+        if self._over or self._docket.waiting or self._excursion.units:
             return  # the step has closed meanwhile: its own verdict decides
         if not self._evidence.would_stay_at_floor(verdict, asked.stage):
             return
@@ -442,9 +391,9 @@ class GuardedStream:
     def _provisional_time(self) -> float | None:
         """When to judge the open step provisionally; None while something else is due first."""
         units = self._units
-        if units.since is None or self._live or self._inputs_asked:
+        if units.since is None or self._live or self._docket.inputs_open:
             return None
-        if units.closed or units.asked is not None or self._waiting or self._excursion.units:
+        if units.closed or units.asked is not None or self._docket.waiting or self._excursion.units:
             return None
         if not self._evidence.at_floor(units.stage):
             return None

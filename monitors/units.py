@@ -201,18 +201,18 @@ class Units:
         """Of the open step, where there is one (`since`)."""
         return _STAGE[self._channel]
 
-    def ask(self, now: float) -> Unit | None:
-        """The whole words of the open step, to be judged; None while there are no new ones."""
+    def ask(self, now: float) -> Sequence[Unit]:
+        """The whole words of the open step, to be judged; nothing while there are no new ones."""
         words = self._segmenter.open.rstrip()
         length = max(words.rfind(" "), words.rfind("\n"), 0)
         stripped = words[:length].strip()
         if length <= self._judged or not stripped:
             self.since = None  # the next delta asks again
-            return None
+            return ()
         self.since, self._judged = now, length
         passage = self._passage(stripped)
         self.asked = Unit(self._channel, self._field, words[:length], self._start, passage)
-        return self.asked
+        return (self.asked,)
 
     def let_out(self, asked: Unit) -> str:
         """What of these words has not left: it counts as released now. Empty: the step closed."""

@@ -7,6 +7,7 @@ not think of, a crimson kettle what nobody may ask for.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -288,6 +289,12 @@ def guarded(
             seen.asked.clear()
             seen.headers.clear()
         yield seen
+
+
+def nobody() -> str:
+    """The root URL of a server that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:

@@ -24,6 +24,7 @@ from tests.gateway.harness import (
     assert_openai_error,
     guarded,
     metric,
+    nobody,
     wait_until,
 )
 from tests.gateway.scripted import Scripted, body, scripted
@@ -94,13 +95,11 @@ def test_ready_says_what_was_found(gate: Guarded) -> None:
 
 
 def test_not_ready_until_the_upstream_is_probed() -> None:
-    with scripted() as upstream:
-        upstream.stop()
-        with guarded(upstream=upstream.root, ready=False) as gate:
-            reply = httpx.get(f"{gate.root}/readyz")
-            assert reply.status_code == 503
-            assert (reply.json()["ready"], reply.json()["models"]) == (False, [])
-            assert httpx.get(f"{gate.root}/healthz").status_code == 200
+    with guarded(upstream=nobody(), ready=False) as gate:
+        reply = httpx.get(f"{gate.root}/readyz")
+        assert reply.status_code == 503
+        assert (reply.json()["ready"], reply.json()["models"]) == (False, [])
+        assert httpx.get(f"{gate.root}/healthz").status_code == 200
 
 
 def test_models_are_listed_without_what_tells_of_the_machine(gate: Guarded) -> None:
@@ -156,7 +155,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Guarded, st
         yield gate, plain, trusted
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic abc", "\x7f"])
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic abc", "Bearer x y"])
 def test_without_a_known_key_nobody_gets_in(
     keys: tuple[Guarded, str, str], header: str | None
 ) -> None:
@@ -218,15 +217,9 @@ def test_a_bad_key_file_is_named_before_anything_starts(
 @pytest.mark.parametrize(
     "url",
     [
-        "",
-        "localhost:8000/v1",
-        "ftp://x/v1",
-        "http:///v1",
-        "http://x",
-        "http://x/v2",
-        "http://[::1/v1",
-    ]
-    + ["http://x:99999/v1", "http://x:y/v1", "http://x/v1?key=1"],
+        *("", "localhost:8000/v1", "ftp://x/v1", "http:///v1", "http://x", "http://x/v2"),
+        *("http://[::1/v1", "http://x:99999/v1", "http://x:y/v1", "http://x/v1?key=1"),
+    ],
 )
 def test_a_bad_upstream_url_is_named_before_anything_starts(url: str) -> None:
     with pytest.raises(UserError, match="--upstream"):
@@ -304,17 +297,9 @@ def _value(rng: random.Random, depth: int = 0) -> Any:
 
 
 _NAMES = (
-    "messages",
-    "model",
-    "stream",
-    "stop",
-    "stream_options",
-    "max_tokens",
-    "n",
-    "tools",
-    "seed",
+    *("messages", "model", "stream", "stop", "stream_options", "max_tokens", "n", "tools", "seed"),
+    *("response_format", "chat_template_kwargs", "temperature", "logit_bias", "odd"),
 )
-_NAMES += ("response_format", "chat_template_kwargs", "temperature", "logit_bias", "odd")
 
 
 def test_random_bodies_never_break_the_server(gate: Guarded) -> None:

@@ -35,6 +35,7 @@ from tests.gateway.harness import (
     assert_openai_error,
     guarded,
     metric,
+    nobody,
     wait_until,
 )
 from tests.gateway.scripted import (
@@ -111,9 +112,7 @@ def test_an_upstream_that_stalls_is_a_504(steps: list[Step]) -> None:
 
 
 def test_an_upstream_that_is_not_there_is_a_502() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with guarded(upstream=f"http://127.0.0.1:{port}", ready=False) as gate:
+    with guarded(upstream=nobody(), ready=False) as gate:
         assert_openai_error(gate.post(BREAD.prompt), 502, "upstream_unavailable")
         assert httpx.get(f"{gate.root}/readyz").json()["upstream"] is False
         assert_openai_error(httpx.get(f"{gate.url}/models"), 502, "upstream_unavailable")

@@ -1,0 +1,111 @@
+"""The `guard` object: what a reply says about its own judging.
+
+By default it holds only what is no oracle for an attacker: the action, the id, and whether images
+went unjudged. The rest is for those with the right `guard:detail`, and for audit records.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from monitors.events import Outcome
+from monitors.taxonomy import Action, Mode, Scenario, Stage
+
+
+class ChannelCoverage(Struct, frozen=True):
+    """Characters of one channel of the reply."""
+
+    received: int
+    judged: int
+    released: int
+    released_unjudged: Annotated[dict[str, int], Meta(description="By reason.")]
+
+
+class GuardObject(Struct, frozen=True):
+    """On the finish chunk of a stream, or on the reply."""
+
+    action: Annotated[
+        Action,
+        Meta(description="The strongest decision that was acted on; `allow` in shadow mode."),
+    ]
+    id: Annotated[str, Meta(description="The request's id, as in x-guard-request-id.")]
+    images: Annotated[
+        Literal["unjudged"] | UnsetType, Meta(description="Present when the request had images.")
+    ] = UNSET
+    mode: Mode | UnsetType = UNSET
+    decision: Annotated[
+        Action | UnsetType, Meta(description="The strongest decision, acted on or not.")
+    ] = UNSET
+    category: Annotated[Scenario | UnsetType | None, Meta(description="The scenario.")] = UNSET
+    stage: Stage | UnsetType | None = UNSET
+    explanation: Annotated[
+        Literal["threshold", "cap", "unknown", "overload", "input"] | UnsetType | None,
+        Meta(description="What led to the decision."),
+    ] = UNSET
+    corrections: int | UnsetType = UNSET
+    steps: Annotated[int | UnsetType, Meta(description="Steps judged.")] = UNSET
+    onset_step: Annotated[
+        int | UnsetType | None, Meta(description="First step of the deciding excursion, from 0.")
+    ] = UNSET
+    onset_char: Annotated[
+        int | UnsetType | None, Meta(description="Its first character, over reasoning + answer.")
+    ] = UNSET
+    alarm_char: Annotated[
+        int | UnsetType | None, Meta(description="End of the step at which the decision fell.")
+    ] = UNSET
+    judge_ms: Annotated[
+        float | UnsetType, Meta(description="Milliseconds from steps to verdicts, added up.")
+    ] = UNSET
+    discarded_tokens: Annotated[
+        int | UnsetType, Meta(description="Generated, judged, never delivered.")
+    ] = UNSET
+    excursion_seconds: Annotated[
+        float | UnsetType, Meta(description="How long text was held in excursions.")
+    ] = UNSET
+    coverage: Annotated[
+        dict[str, ChannelCoverage] | UnsetType, Meta(description="By channel of the reply.")
+    ] = UNSET
+
+
+def guard_object(
+    outcome: Outcome, *, request_id: str, mode: Mode, images: int, detail: bool
+) -> GuardObject:
+    """The guard object of a finished generation."""
+    acted = outcome.action if mode is Mode.ENFORCE else Action.ALLOW
+    guard = GuardObject(acted, request_id, images="unjudged" if images else UNSET)
+    return msgspec.structs.replace(guard, **_detail(outcome, mode)) if detail else guard
+
+
+def _detail(outcome: Outcome, mode: Mode) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "decision": outcome.action,
+        "category": outcome.scenario,
+        "stage": outcome.stage,
+        "explanation": outcome.reason,
+        "corrections": outcome.corrections,
+        "steps": outcome.steps,
+        "onset_step": outcome.onset_step,
+        "onset_char": outcome.onset_char,
+        "alarm_char": outcome.alarm_char,
+        "judge_ms": round(outcome.judge_ms, 2),
+        "discarded_tokens": outcome.discarded_tokens,
+        "excursion_seconds": round(outcome.excursion_seconds, 3),
+        "coverage": {
+            channel: ChannelCoverage(
+                counts.received, counts.judged, counts.released, counts.released_unjudged
+            )
+            for channel, counts in outcome.coverage.items()
+        },
+    }
+
+
+def guard_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the guard object."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **msgspec.json.schema(GuardObject),
+    }
