@@ -139,6 +139,9 @@ class ReplyParser:
 
     def _look_for_closer(self, pieces: list[Piece], *, final: bool) -> bool:
         channel = Channel.REASONING if self._state is _State.INSIDE else Channel.UNPARSED
+        if "<" not in self._held:  # most deltas
+            self._emit(pieces, channel, len(self._held))
+            return False
         if match := _CLOSER.search(self._held):
             self._emit(pieces, channel, match.start())
             self._emit(pieces, Channel.MARKUP, len(CLOSER))

@@ -127,7 +127,8 @@ class GuardedStream:
         return leg == self._leg and not self._over and not self._units.closed
 
     def _on_delta(self, delta: DeltaReceived, now: float) -> None:
-        self._upstream_answered()
+        self._answered = True
+        self._open_reply()
         if delta.finish_reason is not None:
             self._finish_as = (delta.finish_reason or "stop", delta.stop_reason)
         self._delivery.tokens.delta(delta.usage, len(delta.reasoning) + len(delta.content))
@@ -144,7 +145,8 @@ class GuardedStream:
         self._end_leg(now)
 
     def _end_leg(self, now: float) -> None:
-        self._upstream_answered()
+        self._answered = True
+        self._open_reply()
         self._take(self._units.close(), now)
         self._effects += self._docket.add(self._units.rest())
 
@@ -202,10 +204,10 @@ class GuardedStream:
         while (self._live or not self._over) and (unit := docket.next()) is not None:
             self._score(unit, now)
         if self._units.closed and not self._over:
-            if self._live:  # verdicts may be due, and the excursion may go on
-                self._finish(*self._finish_as)
-            elif not docket.waiting and not docket.inputs_open:
+            scored = not docket.waiting and not docket.inputs_open
+            if scored and not self._live:
                 self._flush_excursion(now)
+            if scored or self._live:  # live: verdicts may be due, and the excursion may go on
                 self._finish(*self._finish_as)
         if self._over and not (self._live and docket.verdicts_due):
             self._record(now)
@@ -277,9 +279,8 @@ class GuardedStream:
             self._refuse(decision, now)
 
     def _decide(self, decision: Decision) -> None:
-        steps = self._excursion.steps if decision.stage is not Stage.INPUT else ()
-        generated = self._units.generated
-        note_decision(self.outcome, decision, steps, self._delivery.frontier, generated)
+        held, released = self._excursion.steps, self._delivery.frontier
+        note_decision(self.outcome, decision, held, released, self._units.generated)
 
     # --- interventions --------------------------------------------------------------------
 
@@ -348,11 +349,6 @@ class GuardedStream:
             self._effects.append(Record(self.outcome))
 
     # --- release --------------------------------------------------------------------------
-
-    def _upstream_answered(self) -> None:
-        if not self._answered:
-            self._answered = True
-            self._open_reply()
 
     def _open_reply(self, *, force: bool = False) -> None:
         if self._opened:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from monitors.errors import TraceError
+from monitors.errors import TraceError, UserError
 from monitors.taxonomy import Scenario
 
 
@@ -46,21 +47,27 @@ def open_text(path: Path, mode: str = "r") -> IO[str]:
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | TraceError]]:
     """Yield (line number, row) of a JSON-lines file; a line that is no object yields its error.
 
-    Blank lines are skipped. Raises OSError where the file cannot be read.
+    Blank lines are skipped. Raises UserError where the file cannot be read.
     """
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, TraceError(str(path), number, None, f"not JSON: {error}")
-                continue
-            if isinstance(row, dict):
-                yield number, row
-            else:
-                yield number, TraceError(str(path), number, None, "not a JSON object")
+    try:
+        with open_text(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _row(path, number, line)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "a damaged gzip file"
+        why = getattr(error, "strerror", None) or why
+        raise UserError(f"{path}: cannot be read: {why}") from error
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any] | TraceError:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return TraceError(str(path), number, None, f"not JSON: {error}")
+    if not isinstance(row, dict):
+        return TraceError(str(path), number, None, "not a JSON object")
+    return row
 
 
 def read_traces(path: Path) -> Iterator[tuple[int, Trace | TraceError]]:

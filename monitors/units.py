@@ -1,5 +1,7 @@
 """Generated text to units: judged steps, and whitespace or tags that need no judge.
 
+A unit is the smallest run of text that is scored and released, or discarded, as one.
+
     deltas -> reply parser -> stop strings -> pieces -> segmenter -> units
 
 `read` and `close` go as far as pieces, which is all that mode off needs; `segment` and `rest` make
@@ -35,7 +37,7 @@ _STAGE = {
 
 @dataclass(slots=True, eq=False)
 class Unit:
-    """A run of text that is scored and released, or discarded, as one."""
+    """One step, whitespace between steps of different channels, or one tag."""
 
     channel: Channel
     field: WireField
@@ -69,7 +71,10 @@ class Unit:
 
 
 class Units:
-    """The text of one leg; `start` and `earlier` are where it goes on and the steps before."""
+    """The text of one leg.
+
+    `start` and `earlier`: how much reasoning + answer, and which last steps, were kept before it.
+    """
 
     __slots__ = (
         "_channel",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monitors.errors import TraceError, UserError
+from monitors.errors import TraceError
 from monitors.trace import Trace, read_traces
 
 DEMO_TRACES = Path(__file__).with_name("demo-traces.jsonl")
@@ -26,11 +26,8 @@ UNKNOWN = Trace(
 def load_traces(path: Path) -> list[Trace]:
     """All traces of a file. Raises UserError where it or a row of it cannot be read."""
     traces: list[Trace] = []
-    try:
-        for _, row in read_traces(path):
-            if isinstance(row, TraceError):
-                raise row
-            traces.append(row)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+    for _, row in read_traces(path):
+        if isinstance(row, TraceError):
+            raise row
+        traces.append(row)
     return traces

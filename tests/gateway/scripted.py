@@ -55,6 +55,12 @@ class Scripted:
         self._threads = [threading.Thread(target=self._listen)]
         self._threads[0].start()
 
+    def play(self, *steps: Step) -> None:
+        """Play this from now on."""
+        self.asked.clear()
+        self.dropped.clear()
+        self._script = lambda: steps
+
     def stop(self) -> None:
         self._stopped.set()
         with socket.create_connection(self._listener.getsockname()):

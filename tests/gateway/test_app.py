@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,13 @@ def test_without_a_known_key_nobody_gets_in(
     assert_openai_error(httpx.post(url, json={}, headers=headers), 401, "invalid_api_key")
 
 
+def test_without_a_key_readiness_is_all_there_is_to_see(keys: tuple[Guarded, str, str]) -> None:
+    gate, plain, _ = keys
+    assert httpx.get(f"{gate.root}/readyz").json() == {"ready": True}
+    headers = {"Authorization": f"Bearer {plain}"}
+    assert httpx.get(f"{gate.root}/readyz", headers=headers).json()["models"]
+
+
 def test_a_key_opens_and_its_rights_decide_what_it_sees(keys: tuple[Guarded, str, str]) -> None:
     gate, plain, trusted = keys
     call = {"model": MODEL, "messages": [{"role": "user", "content": SLIDE.prompt}]}
@@ -266,6 +274,15 @@ def test_a_body_over_the_limit_is_a_413(gate: Guarded, chunked: bool) -> None:
         headers={"Content-Type": "application/json"},
     )
     assert_openai_error(reply, 413, "request_too_large")
+
+
+def test_a_body_that_does_not_come_is_a_400(gate: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.chat.BODY_SECONDS", 0.2)
+    start = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(gate.root.rpartition(":")[2]))) as client:
+        client.settimeout(10)
+        client.sendall(start + b"Content-Length: 10\r\n\r\n{")
+        assert client.recv(12) == b"HTTP/1.1 400"
 
 
 def test_an_unknown_model_keeps_the_upstreams_404(gate: Guarded) -> None:

@@ -56,13 +56,11 @@ NEVER_SET = threading.Event()
 LONG = Trace(id="long", prompt="Think long.", reasoning="One more plain sentence. " * 400)
 
 
-@contextmanager
-def in_front_of(
-    *steps: Step, policy: Any = RULES, **options: Any
-) -> Iterator[tuple[Guarded, Scripted]]:
-    with scripted(*steps) as upstream:
-        with guarded(policy, upstream=upstream.root, **options) as gate:
-            yield gate, upstream
+@pytest.fixture(scope="module")
+def bad() -> Iterator[tuple[Guarded, Scripted]]:
+    """A gateway in front of an upstream that plays what it is told."""
+    with scripted() as upstream, guarded(IMPATIENT, upstream=upstream.root) as gate:
+        yield gate, upstream
 
 
 # --- the upstream, before it says anything ----------------------------------------------------
@@ -93,22 +91,24 @@ LEAKY = {"error": {"message": "no file /srv/models/x at 10.1.2.3:80", "code": 40
     ],
 )
 def test_an_upstream_that_fails_at_once_is_an_error_reply(
-    steps: list[Step], status: int, code: str | None
+    bad: tuple[Guarded, Scripted], steps: list[Step], status: int, code: str | None
 ) -> None:
-    with in_front_of(*steps) as (gate, _):
-        for stream in (True, False):
-            reply = gate.post(BREAD.prompt, stream=stream)
-            message = assert_openai_error(reply, status, code)
-            assert "/srv" not in message
-            assert "10.1" not in message
-            assert gate.outcome(reply.headers["x-guard-request-id"]).ended == "failed"
+    gate, upstream = bad
+    upstream.play(*steps)
+    for stream in (True, False):
+        reply = gate.post(BREAD.prompt, stream=stream)
+        message = assert_openai_error(reply, status, code)
+        assert "/srv" not in message
+        assert "10.1" not in message
+        assert gate.outcome(reply.headers["x-guard-request-id"]).ended == "failed"
 
 
 @pytest.mark.parametrize("steps", [[NEVER_SET], [head(), NEVER_SET]])
-def test_an_upstream_that_stalls_is_a_504(steps: list[Step]) -> None:
-    with in_front_of(*steps, policy=IMPATIENT) as (gate, upstream):
-        assert_openai_error(gate.post(BREAD.prompt), 504, "upstream_unavailable")
-        assert upstream.dropped.wait(5)
+def test_an_upstream_that_stalls_is_a_504(bad: tuple[Guarded, Scripted], steps: list[Step]) -> None:
+    gate, upstream = bad
+    upstream.play(*steps)
+    assert_openai_error(gate.post(BREAD.prompt), 504, "upstream_unavailable")
+    assert upstream.dropped.wait(5)
 
 
 def test_an_upstream_that_is_not_there_is_a_502() -> None:
@@ -136,60 +136,72 @@ FIRST = "This first sentence is whole and fine."
         [NEVER_SET],
     ],
 )
-def test_a_fault_in_mid_stream_is_an_error_event_without_end_mark(fault: list[Step]) -> None:
+def test_a_fault_in_mid_stream_is_an_error_event_without_end_mark(
+    bad: tuple[Guarded, Scripted], fault: list[Step]
+) -> None:
+    gate, upstream = bad
     seen = threading.Event()
-    start: list[Step] = [head(), ROLE, chunk(reasoning=f"{FIRST} And"), seen]
-    with in_front_of(*start, *fault, policy=IMPATIENT) as (gate, _):
-        with gate.open(BREAD.prompt) as reply:
-            text = ""
-            for line in reply.iter_lines():
-                text += f"{line}\n"
-                if FIRST in line:
-                    seen.set()
-        assert "[DONE]" not in text
-        assert FIRST in text
-        assert "And" not in text
-        message = assert_error_body(json.loads(text.strip().split("data: ")[-1]))
-        assert "upstream" in message or "removed" in message
-        assert "/srv" not in text
-        assert gate.outcome(reply.headers["x-guard-request-id"]).ended == "failed"
-
-
-def test_a_chunked_body_that_is_cut_is_an_error_event() -> None:
-    data = ROLE + chunk(reasoning="Half of a")
-    cut = f"{len(data) + 100:x}\r\n".encode() + data
-    start = head(200, "text/event-stream", "Transfer-Encoding: chunked")
-    with in_front_of(start, cut) as (gate, _):
-        reply = gate.stream(BREAD.prompt)
-        assert assert_error_body(reply.events[-1], "upstream_unavailable")
-        assert b"[DONE]" not in reply.raw
-
-
-def test_the_official_client_keeps_what_it_has_and_raises() -> None:
-    seen = threading.Event()
-    steps: list[Step] = [head(), ROLE, chunk(content=f"{FIRST} And"), seen, event(OVERLOADED)]
-    with in_front_of(*steps) as (gate, _):
+    upstream.play(head(), ROLE, chunk(reasoning=f"{FIRST} And"), seen, *fault)
+    with gate.open(BREAD.prompt) as reply:
         text = ""
-        with pytest.raises(openai.APIError):
-            for part in gate.client.chat.completions.create(
-                model=MODEL, messages=[{"role": "user", "content": "Hello"}], stream=True
-            ):
-                text += part.choices[0].delta.content or ""
-                if text:
-                    seen.set()
-        assert text == FIRST
+        for line in reply.iter_lines():
+            text += f"{line}\n"
+            if FIRST in line:
+                seen.set()
+    assert "[DONE]" not in text
+    assert FIRST in text
+    assert "And" not in text
+    message = assert_error_body(json.loads(text.strip().split("data: ")[-1]))
+    assert "upstream" in message or "removed" in message
+    assert "/srv" not in text
+    assert gate.outcome(reply.headers["x-guard-request-id"]).ended == "failed"
 
 
-def test_the_upstreams_pauses_and_splits_do_not_matter() -> None:
-    pause = threading.Event()
+def test_a_chunked_body_that_is_cut_is_an_error_event(bad: tuple[Guarded, Scripted]) -> None:
+    gate, upstream = bad
+    data = ROLE + chunk(reasoning="Half of a")
+    size = f"{len(data) + 100:x}\r\n".encode()
+    upstream.play(head(200, "text/event-stream", "Transfer-Encoding: chunked"), size + data)
+    reply = gate.stream(BREAD.prompt)
+    assert assert_error_body(reply.events[-1], "upstream_unavailable")
+    assert b"[DONE]" not in reply.raw
+
+
+def test_the_official_client_keeps_what_it_has_and_raises(bad: tuple[Guarded, Scripted]) -> None:
+    gate, upstream = bad
+    seen = threading.Event()
+    upstream.play(head(), ROLE, chunk(content=f"{FIRST} And"), seen, event(OVERLOADED))
+    text = ""
+    with pytest.raises(openai.APIError):
+        for part in gate.client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hello"}], stream=True
+        ):
+            text += part.choices[0].delta.content or ""
+            if text:
+                seen.set()
+    assert text == FIRST
+
+
+def test_splits_line_ends_and_comments_do_not_matter(bad: tuple[Guarded, Scripted]) -> None:
+    gate, upstream = bad
     whole = ROLE + chunk(reasoning=f"{FIRST} ") + chunk(content="Fine, 巴黎.") + FINISH + DONE
     wire = whole.replace(b"\n\n", b"\r\n\r\n", 2) + b": after the end"
-    pieces: list[Step] = [wire[at : at + 7] for at in range(0, len(wire), 7)]
-    with in_front_of(head(), b": hello\n\n", *pieces[:9], pause, *pieces[9:]) as (gate, _):
-        pause.set()
-        reply = gate.stream(BREAD.prompt)
-        reply.check_whole()
-        assert (reply.text("reasoning"), reply.text("content")) == (f"{FIRST} ", "Fine, 巴黎.")
+    upstream.play(head(), b": hello\n\n", *(wire[at : at + 7] for at in range(0, len(wire), 7)))
+    reply = gate.stream(BREAD.prompt)
+    reply.check_whole()
+    assert (reply.text("reasoning"), reply.text("content")) == (f"{FIRST} ", "Fine, 巴黎.")
+
+
+def test_a_whole_reply_in_one_delta_is_more_than_the_judges_queue_and_comes_out(
+    bad: tuple[Guarded, Scripted],
+) -> None:
+    gate, upstream = bad
+    text = "One of very many plain sentences. " * 2000
+    upstream.play(head(), chunk(content=text), FINISH, DONE)
+    reply = gate.stream(BREAD.prompt)
+    reply.check_whole()
+    assert reply.text("content") == text
+    assert reply.guard["action"] == "allow"
 
 
 # --- the client -------------------------------------------------------------------------------
@@ -220,7 +232,7 @@ def test_a_client_that_leaves_stops_the_upstream() -> None:
 
 
 def test_a_client_that_leaves_before_the_first_token_stops_the_upstream() -> None:
-    with in_front_of(NEVER_SET) as (gate, upstream):
+    with scripted(NEVER_SET) as upstream, guarded(upstream=upstream.root) as gate:
         with pytest.raises(httpx.ReadTimeout):
             call = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "?"}]}
             httpx.post(f"{gate.url}/chat/completions", json=call, timeout=0.5)

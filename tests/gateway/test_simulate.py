@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.background import serve
 from gateway.simulate import DEMO_TRACES, SimulatorOptions, load_traces, simulator
 from gateway.simulate.options import Chunking, ReasoningField
 from monitors.errors import TraceError, UserError
 from monitors.taxonomy import Scenario
 from monitors.trace import Trace
 from monitors.wording import safety_thought
-from tests.servers import serve
 
 WIRE = Path(__file__).resolve().parents[3] / "shared" / "wire"
 CAPITAL = "What is the capital of France?"

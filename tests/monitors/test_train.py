@@ -14,6 +14,7 @@ import pytest
 from monitors import corpus, train
 from monitors.corpus import LICENCES, OWN, allowed, load
 from monitors.errors import UserError
+from monitors.fit import Problem, Settings
 from monitors.judges.base import Passage
 from monitors.judges.embedded import EmbeddedJudge, Model
 from monitors.taxonomy import Stage
@@ -185,25 +186,9 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         load(data, "train", "release")
 
 
-def test_evidence_needs_several_steps() -> None:
-    odd = train.evidence_peak(np.array([0.01, 0.999, 0.01]), 0.5, 2.0)
-    slide = train.evidence_peak(np.array([0.9, 0.9, 0.9]), 0.5, 2.0)
-    assert odd == pytest.approx(1.5)
-    assert slide == pytest.approx(4.5)
-
-
-def test_sample_figures() -> None:
-    sample = train.Sample([0.1, 0.2, 0.6, 0.9], [False, False, True, True], list("abcd"), seed=0)
-    assert sample.auroc() is not None
-    assert (sample.auroc() or [0])[0] == 100
-    assert (sample.alarms(unsafe=False) or [1])[0] == 0
-    ties = train.Sample([0.5] * 4, [False, True, False, True], list("abcd"), seed=0)
-    assert (ties.auroc() or [0])[0] == 50
-
-
 def test_weights_survive_the_file(tmp_path: Path) -> None:
     examples = load(write(tmp_path), "train", "release").examples
-    model = train.Problem(examples, train.Settings()).fit()
+    model = Problem(examples, Settings()).fit()
     path = tmp_path / "model.npz"
     model.save(path)
     again, _ = Model.load(path)

@@ -1,0 +1,248 @@
+"""The judge service: everything is answered once, in time, and nothing is unbounded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from monitors.judges.base import OVERLOAD, TIMEOUT, Passage, Verdict
+from monitors.judges.service import BATCH, JudgeService
+from monitors.taxonomy import Stage
+
+pytestmark = pytest.mark.usefixtures("no_hanging_thread")
+
+
+@dataclass
+class Gated:
+    """A judge that waits for its gate, and notes what it was asked."""
+
+    verdict: Callable[[Passage], Any] = lambda passage: Verdict(0.0, "gated")
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+    batches: list[list[str]] = field(default_factory=list)
+    name: str = "gated"
+
+    def score(self, passages: Sequence[Passage]) -> list[Verdict]:
+        self.batches.append([passage.text for passage in passages])
+        self.begun.set()
+        assert self.gate.wait(20)
+        return [self.verdict(passage) for passage in passages]
+
+
+_judges: list[Gated] = []
+
+
+@pytest.fixture
+def no_hanging_thread() -> Any:
+    yield
+    while _judges:
+        _judges.pop().gate.set()
+
+
+def gated(*, is_open: bool = False, **fields: Any) -> Gated:
+    judge = Gated(**fields)
+    _judges.append(judge)
+    if is_open:
+        judge.gate.set()
+    return judge
+
+
+class Answers:
+    """Collects verdicts by text, and counts."""
+
+    def __init__(self) -> None:
+        self.by_text: dict[str, list[Verdict]] = {}
+        self.order: list[str] = []
+        self._news = asyncio.Event()
+
+    def of(self, text: str) -> Callable[[Verdict], None]:
+        def answered(verdict: Verdict) -> None:
+            self.by_text.setdefault(text, []).append(verdict)
+            self.order.append(text)
+            self._news.set()
+
+        return answered
+
+    async def all(self, count: int) -> dict[str, Verdict]:
+        async with asyncio.timeout(10):
+            while len(self.order) < count:
+                self._news.clear()
+                await self._news.wait()
+        assert all(len(verdicts) == 1 for verdicts in self.by_text.values()), "answered twice"
+        return {text: verdicts[0] for text, verdicts in self.by_text.items()}
+
+
+def passage(text: str, stage: Stage = Stage.REASONING) -> Passage:
+    return Passage(stage, text)
+
+
+def service(judge: Any, *, timeout: float = 10.0, bound: int = 1024) -> JudgeService:
+    return JudgeService(dict.fromkeys(Stage, judge), timeout=timeout, bound=bound)
+
+
+def submit(running: JudgeService, answers: Answers, *texts: str) -> None:
+    for text in texts:
+        running.submit(passage(text), answers.of(text))
+
+
+async def taken(judge: Gated) -> None:
+    """Until the judge has its first batch."""
+    assert await asyncio.to_thread(judge.begun.wait, 10)
+
+
+async def test_everything_is_answered_once_with_its_own_verdict() -> None:
+    judge, answers = (
+        gated(is_open=True, verdict=lambda p: Verdict(len(p.text) / 100, "g")),
+        Answers(),
+    )
+    texts = ["x" * length for length in range(1, 90)]
+    async with service(judge) as running:
+        submit(running, answers, *texts)
+        found = await answers.all(len(texts))
+        assert running.waiting == 0
+    assert all(verdict.unsafe == len(text) / 100 for text, verdict in found.items())
+    assert all(verdict.ms > 0 for verdict in found.values())
+    assert max(map(len, judge.batches)) <= BATCH
+
+
+async def test_the_loop_goes_on_while_a_judge_works() -> None:
+    judge, answers = gated(), Answers()
+    async with service(judge) as running:
+        submit(running, answers, "slow")
+        await taken(judge)
+        started = time.monotonic()
+        await asyncio.sleep(0)
+        assert time.monotonic() - started < 1
+        judge.gate.set()
+        await answers.all(1)
+
+
+async def test_the_earliest_deadline_comes_first() -> None:
+    judge, answers = gated(), Answers()
+    async with service(judge) as running:
+        submit(running, answers, "first")
+        await taken(judge)
+        late = [f"late {number}" for number in range(BATCH)]
+        submit(running, answers, *late)
+        running._timeout = 5.0  # a newcomer with less time than those who wait
+        submit(running, answers, "urgent")
+        judge.gate.set()
+        await answers.all(BATCH + 2)
+    assert answers.order[:2] == ["first", "urgent"]
+    assert answers.order[2:] == late
+
+
+async def test_a_full_queue_is_overload_and_never_answers_inside_submit() -> None:
+    judge, answers = gated(), Answers()
+    async with service(judge, bound=2) as running:
+        submit(running, answers, "taken")
+        await taken(judge)
+        submit(running, answers, "one", "two", "three", "four")
+        assert not answers.order
+        assert running.waiting == 2
+        assert set(await answers.all(2)) == {"three", "four"}
+        judge.gate.set()
+        found = await answers.all(5)
+    assert [found[text].reason for text in ("one", "three", "four")] == [None, OVERLOAD, OVERLOAD]
+    assert found["three"].overloaded
+
+
+async def test_a_late_judge_is_a_timeout_and_its_verdict_is_dropped() -> None:
+    judge, answers = gated(), Answers()
+    async with service(judge, timeout=0.05, bound=2) as running:
+        submit(running, answers, "taken")
+        await taken(judge)
+        submit(running, answers, "waits", "too")
+        found = await answers.all(3)
+        assert {verdict.reason for verdict in found.values()} == {TIMEOUT}
+        running._timeout = 10.0
+        submit(running, answers, "next")  # there is room again: those who timed out are gone
+        judge.gate.set()
+        found = await answers.all(4)
+    assert found["next"].unsafe == 0.0
+    assert [text for batch in judge.batches for text in batch] == ["taken", "next"]
+
+
+def crash(_: Passage) -> Verdict:
+    raise RuntimeError("boom")
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "reason"),
+    [
+        (crash, "failed"),
+        (lambda _: None, "failed"),
+        (lambda _: "safe", "failed"),
+        (lambda _: Verdict("0", "g"), "failed"),  # type: ignore[arg-type]
+        (lambda _: Verdict(-0.1, "g"), "nonsense"),
+        (lambda _: Verdict(1.1, "g"), "nonsense"),
+        (lambda _: Verdict(float("nan"), "g"), "nonsense"),
+        (lambda _: Verdict(0.1, "g", {"other": float("nan")}), "nonsense"),  # type: ignore[dict-item]
+    ],
+)
+async def test_nonsense_is_unknown_and_costs_nobody_else_his_verdict(
+    misdeed: Callable[[Passage], Any], reason: str
+) -> None:
+    def score(asked: Passage) -> Any:
+        return misdeed(asked) if asked.text == "bad" else Verdict(0.2, "g")
+
+    judge, answers = gated(is_open=True, verdict=score), Answers()
+    async with service(judge) as running:
+        submit(running, answers, "good", "bad", "fine")
+        found = await answers.all(3)
+        submit(running, answers, "later")
+        found = await answers.all(4)
+    assert found.pop("bad").reason == reason
+    assert {verdict.unsafe for verdict in found.values()} == {0.2}
+
+
+async def test_too_few_verdicts_are_none() -> None:
+    class Short(Gated):
+        def score(self, passages: Sequence[Passage]) -> list[Verdict]:
+            return []
+
+    answers = Answers()
+    async with service(Short()) as running:
+        submit(running, answers, "one", "two")
+        assert {v.reason for v in (await answers.all(2)).values()} == {"failed"}
+
+
+async def test_a_callback_that_raises_harms_nobody_else() -> None:
+    def bad(_: Verdict) -> None:
+        raise RuntimeError("a caller's bug")
+
+    answers = Answers()
+    async with service(gated(is_open=True)) as running:
+        running.submit(passage("bad"), bad)
+        submit(running, answers, "good")
+        assert (await answers.all(1))["good"].unsafe == 0.0
+        submit(running, answers, "later")
+        await answers.all(2)
+
+
+async def test_a_hanging_stage_does_not_hold_up_another() -> None:
+    hanging, quick, answers = gated(), gated(is_open=True), Answers()
+    judges = {Stage.INPUT: hanging, Stage.REASONING: quick, Stage.ANSWER: quick}
+    async with JudgeService(judges, timeout=10) as running:
+        running.submit(passage("held", Stage.INPUT), answers.of("held"))
+        await taken(hanging)
+        submit(running, answers, "quick")
+        assert set(await answers.all(1)) == {"quick"}
+        hanging.gate.set()
+        await answers.all(2)
+
+
+async def test_shutdown_answers_everybody_at_once() -> None:
+    judge, answers = gated(), Answers()
+    async with service(judge) as running:
+        submit(running, answers, "under way")
+        await taken(judge)
+        submit(running, answers, "waits")
+    found = await answers.all(2)
+    assert {verdict.reason for verdict in found.values()} == {"shutdown"}
