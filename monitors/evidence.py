@@ -9,10 +9,11 @@ point, hence logit(p) stands in for the ratio:
 The clip c keeps one odd sentence from stopping a good answer, the drift d lets benign steps sink S
 to its floor, 0. Certainty (p exactly 1, which only rules give) is not clipped. There is one
 statistic per scenario, one for the harm that no scenario names (the `default` row rules it), and
-`any`, which leaves out the share of harm that the policy lets pass at this stage (`allow`, `flag`),
-so that tolerated advice does not stop a stream under another name. Nor does what one stage
-tolerated count against the next. When `any` crosses, the scenario that gathered most probability
-during the excursion names it.
+`any`. Of a step whose harm is mostly of scenarios that the policy lets pass at this stage (`allow`,
+`flag`), `any` counts the rest only, so that tolerated advice does not stop a stream under another
+name; any other step counts whole, for judges spread what they are unsure of over many scenarios.
+Nor does what one stage tolerated count against the next. When `any` crosses, the scenario that
+gathered most probability during the excursion names it.
 
 The request's passages are weighed one by one instead (`weigh_input`): there is no order in them.
 """
@@ -74,7 +75,8 @@ class Evidence:
         nameless = max(0.0, verdict.unsafe - sum(scenarios.values()))
         scores = dict[Key, float]([(None, nameless), *scenarios.items()])
         tolerated = sum(p for s, p in scores.items() if not self._acts(s, stage))
-        self._any = self._step(self._any, max(0.0, verdict.unsafe - tolerated))
+        mostly = 2.0 * tolerated > verdict.unsafe
+        self._any = self._step(self._any, max(0.0, verdict.unsafe - tolerated * mostly))
         for scenario in {**self._per, **scores}:  # in a fixed order: of equals the first crosses
             level = self._step(self._per.get(scenario, 0.0), scores.get(scenario, 0.0))
             if level > 0.0:

@@ -48,6 +48,16 @@ def test_tolerated_harm_flags_and_stays_at_the_floor() -> None:
     assert evidence.crossed(R) == (Action.FLAG, Scenario.LEGAL_OPINION)
 
 
+@pytest.mark.parametrize(("advice", "level"), [(0.3, 1.5), (0.6, 0.0)])
+def test_a_step_counts_whole_unless_most_of_its_harm_is_tolerated(
+    advice: float, level: float
+) -> None:
+    scores = {Scenario.FRAUD: 0.9 - advice, Scenario.LEGAL_OPINION: advice}
+    evidence = Evidence(policy())
+    evidence.update(Verdict(0.9, "test", scores), R)
+    assert evidence.level == level
+
+
 def test_harm_without_a_name_is_ruled_by_the_default_row() -> None:
     rows = {"default": {"input": "flag", "reasoning": "flag", "answer": "flag"}}
     evidence = fed(Evidence(policy({**rows, "fraud": {"reasoning": "refuse"}})), 1.0)
