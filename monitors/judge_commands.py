@@ -53,7 +53,7 @@ def train(
     """Train, calibrate and measure the embedded judge; write weights, scores and model card."""
     with _one_line_errors():
         try:
-            from monitors.train import run  # scipy: an extra, and slow to import
+            from monitors.training.train import run  # scipy: an extra, and slow to import
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is missing: install mlrm-guard[train]") from error
         path = out or Path(_DEFAULT_OUT[build])

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
@@ -71,11 +72,11 @@ def fingerprint() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def pip_install(python: Path, *options: str) -> tuple[int, str]:
-    """Run pip on requirements.txt, show its output, return its status and output."""
+def pip_install(python: Path, requirements: Path, *options: str) -> tuple[int, str]:
+    """Run pip on a requirements file, show its output, return its status and output."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     command += ["--no-deps", "--require-hashes", "--only-binary", ":all:", *options]
-    command += ["-r", str(REQUIREMENTS)]
+    command += ["-r", str(requirements)]
     done = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -83,12 +84,27 @@ def pip_install(python: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def install_torch(python: Path) -> tuple[int, str]:
+    """Install torch alone from PyTorch's own index, checked against the same hash."""
+    pinned = re.search(r"^torch==.*\n(?: .*\n)+", REQUIREMENTS.read_text("utf-8"), re.MULTILINE)
+    if not pinned:
+        raise ValueError("requirements.txt pins no torch")
+    with tempfile.TemporaryDirectory() as folder:
+        only = Path(folder) / "torch.txt"
+        only.write_text(pinned[0], encoding="utf-8")
+        # Few and short tries: where this host is blocked, the remedy should come soon.
+        few = ("--timeout", "30", "--retries", "1")
+        return pip_install(python, only, "--index-url", TORCH_INDEX, *few)
+
+
 def install_packages(python: Path) -> None:
-    """Install from the configured index, with PyTorch's own index only where torch is missing."""
-    status, output = pip_install(python)
-    if status and re.search(r"No matching distribution found for torch==", output):
+    """Install from the configured index, and torch from PyTorch's where it is missing there."""
+    status, output = pip_install(python, REQUIREMENTS)
+    if status and "No matching distribution found for torch==" in output:
         print(f"torch's CPU wheel is not on the configured index: trying {TORCH_INDEX}", flush=True)
-        status, output = pip_install(python, "--extra-index-url", TORCH_INDEX)
+        status, output = install_torch(python)
+        if not status:
+            status, output = pip_install(python, REQUIREMENTS)
     if not status:
         return
     if "No matching distribution found for torch==" in output:

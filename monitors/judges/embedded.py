@@ -5,7 +5,7 @@ A passage scores the sum of the weights of its distinct words, word pairs and ch
 own. The sum of a word's weights never changes, so words are cached and a step costs a look-up per
 word. Text longer than a window is scored in overlapping windows, and the worst one counts.
 
-`monitors.train` makes the weight files, with the very functions of this module.
+`monitors.training.train` makes the weight files, with the very functions of this module.
 """
 
 from __future__ import annotations

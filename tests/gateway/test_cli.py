@@ -85,8 +85,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_lists_every_command() -> None:
-    done = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, check=True)
-    text = done.stdout
+    text = run("--help").stdout
     for name in ("serve", "probe", "simulate", "keys", "demo", "policy", "judge", "replay"):
         assert re.search(rf"^\W*{name}\b", text, re.MULTILINE), name
 

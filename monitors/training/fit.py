@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
-from monitors.corpus import Example, augmented
 from monitors.judges import embedded
 from monitors.judges.embedded import HEADS, SCENARIOS, STAGES, Floats, Model
 from monitors.normalise import normalise
 from monitors.taxonomy import Stage
+from monitors.training.corpus import Example, augmented
 
 Vector = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import optimize
 
-from monitors.card import render_card
-from monitors.corpus import Build, Corpus, Example, Generation, digest, load
-from monitors.dev_split import Measured, dev_figures, voice_only
 from monitors.errors import UserError
-from monitors.fit import Flags, Problem, Settings, Vector, fold_of, row_weights
 from monitors.judges.embedded import STAGES, EmbeddedJudge, Model
-from monitors.measure import PARAMETERS, evidence_table
 from monitors.taxonomy import Stage
+from monitors.training.card import render_card
+from monitors.training.corpus import Build, Corpus, Example, Generation, digest, load
+from monitors.training.dev_split import Measured, dev_figures, voice_only
+from monitors.training.fit import Flags, Problem, Settings, Vector, fold_of, row_weights
+from monitors.training.measure import PARAMETERS, evidence_table
 
 
 def run(folder: Path, build: Build, out: Path, *, seed: int, say: Callable[[str], None]) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from monitors.corpus import Corpus, Example, Generation
 from monitors.judges import embedded
 from monitors.judges.base import Passage
 from monitors.judges.embedded import EmbeddedJudge
-from monitors.measure import (
+from monitors.taxonomy import Stage
+from monitors.training.corpus import Corpus, Example, Generation
+from monitors.training.measure import (
     PARAMETERS,
     Interval,
     Sample,
@@ -24,7 +25,6 @@ from monitors.measure import (
     language_table,
     stage_table,
 )
-from monitors.taxonomy import Stage
 
 FUNCTION_WORDS = frozenset(
     """

@@ -9,8 +9,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from monitors.corpus import LICENCES
-from monitors.measure import THRESHOLDS, Interval
+from monitors.training.corpus import LICENCES
+from monitors.training.measure import THRESHOLDS, Interval
 
 Cells = dict[str, str]
 
@@ -153,8 +153,8 @@ def _row_cells(scores: Any) -> Cells:
 def _evidence_text(builds: Mapping[str, Any]) -> str:
     parts = [
         "## Evidence over whole generations\n\nEvidence after each reasoning step is max(0,"
-        " evidence + clipped logit - drift). Out-of-fold on training generations, then on dev; a"
-        " source that a build did not learn from is wholly unseen.\n"
+        " evidence + clipped logit - drift).\nOut-of-fold on training generations, then on dev; a"
+        " source that a build did not learn from is\nwholly unseen.\n"
     ]
     heads = " | ".join(f"{t:g}" for t in THRESHOLDS)
     for build, scores in builds.items():
@@ -162,7 +162,7 @@ def _evidence_text(builds: Mapping[str, Any]) -> str:
         for where, table in (("out of fold", of_default), ("dev", scores["evidence_dev"])):
             parts.append(
                 f"\n{build}, {where}, drift {table['drift']}, clip {table['clip']}: share (%) that"
-                f" crosses a threshold; 95 / 98 / 99 % quantiles of benign peaks\n\n"
+                f" crosses a\nthreshold; 95 / 98 / 99 % quantiles of benign peaks\n\n"
                 f"| generations | n | {heads} | quantiles |\n|{' --- |' * (3 + len(THRESHOLDS))}\n"
             )
             parts += [

@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from monitors.card import render_card
 from monitors.judges.embedded import RELEASE_FILE, EmbeddedJudge
+from monitors.training.card import render_card
 
 DATA = RELEASE_FILE.parent
 CARD = (DATA / "CARD.md").read_text("utf-8")

@@ -7,9 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from monitors.corpus import Example, Generation
 from monitors.judges.base import Passage
-from monitors.measure import (
+from monitors.taxonomy import Stage
+from monitors.training.corpus import Example, Generation
+from monitors.training.measure import (
     THRESHOLDS,
     Sample,
     alarm_table,
@@ -18,7 +19,6 @@ from monitors.measure import (
     language_table,
     stage_table,
 )
-from monitors.taxonomy import Stage
 
 
 def sample(unsafe: list[float], benign: list[float]) -> Sample:

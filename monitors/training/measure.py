@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.corpus import Example, Generation
 from monitors.taxonomy import Stage
+from monitors.training.corpus import Example, Generation
 
 Vector = NDArray[np.float64]
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monitors import corpus, train
-from monitors.corpus import LICENCES, OWN, allowed, load
 from monitors.errors import UserError
-from monitors.fit import Problem, Settings
 from monitors.judges.base import Passage
 from monitors.judges.embedded import EmbeddedJudge, Model
 from monitors.taxonomy import Stage
+from monitors.training import corpus, train
+from monitors.training.corpus import LICENCES, OWN, allowed, load
+from monitors.training.fit import Problem, Settings
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "safety"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "safety"
 INTERNAL = "none-stated (model output), internal research"
 NEVER_SEEN = "My-Own-Licence-2.0"
 

@@ -1,0 +1,1 @@
+"""Training of the embedded judge: corpus, fit, figures, model card. Needs the `train` extra."""
