@@ -112,6 +112,10 @@ async def _readyz(request: Request) -> Response:
 
 async def _metrics(request: Request) -> Response:
     gateway = _gateway(request)
+    try:
+        gateway.keys.authenticate(request.headers.get("authorization"))
+    except AuthenticationError as error:
+        return _error_reply(request, error)
     gateway.telemetry.live.set(gateway.live)
     gateway.telemetry.queue.set(gateway.judges.waiting)
     return Response(gateway.telemetry.render(), media_type="text/plain; version=0.0.4")

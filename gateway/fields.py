@@ -207,7 +207,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "messages": _judged("every role, tool results and thinking sent by the client too"),
     "model": _passed("names the model; required", text(256)),
     "stream": _set("upstream always streams, so that the guard can stop early"),
-    "stream_options": _set("usage is always asked for, and shown to who asked"),
+    "stream_options": _set("usage is always asked for, and shown to who asked, at the end"),
     "stop": _set("applied by the gateway, to the answer only: upstream it could cut the thinking"),
     "max_tokens": _passed("lowered by what was kept when a generation is resumed", integer(1)),
     "max_completion_tokens": _passed("as `max_tokens`; not both", integer(1)),

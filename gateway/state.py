@@ -78,6 +78,7 @@ class Probes:
                 self.ready = all(name in self._reports for name in names)
             except GuardError as error:
                 self.ready = False
+                self._reports.clear()  # who comes back may have another template or parser
                 log.warning("upstream not ready", error=str(error))
             await asyncio.sleep(REFRESH_SECONDS if self.ready else RETRY_SECONDS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from monitors.errors import GuardError, TraceError, UserError
 from monitors.judges.base import Judge, Passage, Verdict
 from monitors.judges.build import make_judge
 from monitors.taxonomy import Stage
-from monitors.trace import open_text, read_rows
+from monitors.trace import read_rows, write_rows
 
 judge = typer.Typer(
     name="judge", help="Train the embedded judge; score files.", no_args_is_help=True
@@ -73,12 +72,7 @@ def score(
     """Score passages, one row out per row in, in order; 0.5 is each stage's operating point."""
     with _one_line_errors():
         chosen = make_judge(judge_name)
-        with rows.open("rb"):  # before OUT is created
-            if out.exists() and out.samefile(rows):
-                raise UserError(f"{out}: is the input; choose another file for --out")
-        with open_text(out, "w") as file:
-            for row in _scored(rows, chosen):
-                file.write(json.dumps(row) + "\n")
+        write_rows(out, rows, _scored(rows, chosen))
 
 
 def _scored(path: Path, chosen: Judge) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ the rest.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from monitors.errors import TraceError, UserError
+from monitors.errors import TraceError
 from monitors.events import (
     AbortUpstream,
     DeltaReceived,
@@ -35,7 +34,7 @@ from monitors.policy_file import load_policy
 from monitors.stream import GuardedStream
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Mode, Stage
-from monitors.trace import Trace, open_text, read_traces
+from monitors.trace import Trace, read_traces, write_rows
 from monitors.wording import detect_language
 
 _DELTA = 16
@@ -124,17 +123,17 @@ def replay(
     )
     panels = {s: Panel([judges[name] for name in names]) for s, names in loaded.judges.items()}
     bad = 0
-    try:
-        with open_text(out, "w") as file:
-            for _, trace in read_traces(traces):
-                if isinstance(trace, TraceError):
-                    bad += 1
-                    row: dict[str, Any] = {"id": None, "error": str(trace)}
-                else:
-                    row = replay_trace(loaded, panels, trace)
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from error
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal bad
+        for _, trace in read_traces(traces):
+            if isinstance(trace, TraceError):
+                bad += 1
+                yield {"id": None, "error": str(trace)}
+            else:
+                yield replay_trace(loaded, panels, trace)
+
+    write_rows(out, traces, rows())
     if bad:
         typer.echo(f"mlrm-guard: {bad} bad rows, each with its error in {out}", err=True)
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -82,3 +82,30 @@ def read_traces(path: Path) -> Iterator[tuple[int, Trace | TraceError]]:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or None
             yield number, TraceError(str(path), number, field, first["msg"])
+
+
+def write_rows(out: Path, source: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines made from the rows of `source`; the file appears whole or not at all.
+
+    Raises UserError where `out` is the source or cannot be written.
+    """
+    try:
+        if out.exists() and source.exists() and out.samefile(source):
+            raise UserError(f"{out}: is the input; choose another file for --out")
+        if out.exists() and not out.is_file():  # a pipe or a terminal
+            with open_text(out, "w") as file:
+                file.writelines(map(_line, rows))
+            return
+        part = out.with_name(f".{out.name}")  # the same suffix, so compressed alike
+        try:
+            with open_text(part, "w") as file:
+                file.writelines(map(_line, rows))
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"  # escaped: a text may hold a lone surrogate

@@ -379,7 +379,7 @@ def test_trace_files(tmp_path: Path) -> None:
 
 def test_demo_traces() -> None:
     traces = load_traces(DEMO_TRACES)
-    assert len({trace.prompt for trace in traces}) == len(traces) == 14
+    assert len({trace.prompt for trace in traces}) == len(traces) == 15
     assert sum(trace.unsafe_reasoning == 0 for trace in traces) == 7
     for trace in traces:
         assert trace.reasoning
