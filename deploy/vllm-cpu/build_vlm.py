@@ -11,7 +11,7 @@ import shutil
 import time
 from typing import Any
 
-from common import building, fail, model_dir
+from model_cache import building, fail, model_dir
 
 
 def vision_and_text(text: Any, tokenizer: Any) -> Any:

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from common import HERE, NAMES, VENV, fail, model_dir
+from model_cache import HERE, NAMES, VENV, fail, model_dir
 
 TEMPLATES = ("open", "prefill", "prefix", "empty-think-wrap")
 PARSERS = ("qwen3", "deepseek_r1", "none")
