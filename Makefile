@@ -28,6 +28,7 @@ demo: setup  ## Simulated model + guard: one benign, one corrected, one refused 
 setup-vllm: setup
 	$(PYTHON) deploy/vllm-cpu/install.py
 	.venv-vllm/bin/python deploy/vllm-cpu/build_model.py
+	.venv-vllm/bin/python deploy/vllm-cpu/build_vlm.py
 
 demo-vllm: setup-vllm  ## The same against a real vLLM on CPU with a small real model
 	@$(PYTHON) deploy/vllm-cpu/serve.py --port $(VLLM_PORT) > vllm.log 2>&1 & vllm=$$!; \

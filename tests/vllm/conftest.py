@@ -31,10 +31,11 @@ scenarios:
 
 
 @contextmanager
-def vllm(port: int, template: str, parser: str) -> Iterator[str]:
-    """A vLLM server; yields its root URL."""
+def vllm(port: int, template: str, parser: str, model: str = "text") -> Iterator[str]:
+    """A vLLM server of the text model or the vision-language one; yields its root URL."""
     script = ROOT / "deploy" / "vllm-cpu" / "serve.py"
     options = ["--port", str(port), "--template", template, "--reasoning-parser", parser]
+    options += ["--model", model]
     log = Path(ROOT / "vllm.log").open("ab")  # noqa: SIM115 - lives as long as the server
     server = subprocess.Popen([sys.executable, str(script), *options], stdout=log, stderr=log)
     root = f"http://127.0.0.1:{port}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import NotFoundError, OpenAI
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -249,3 +252,28 @@ def test_a_prompt_that_blinds_the_servers_parser_does_not_blind_the_guard(
     assert MARKER not in reasoning + content
     if MARKER in direct[0] + direct[1]:
         assert outcomes[-1].action in ("correct", "refuse")
+
+
+def test_images_pass_marked_and_a_correction_keeps_them(guarding: Guarding) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (112, 112), "green").save(picture, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": GARDEN}]
+    body = {**ask(""), "model": "think-smol-vl", "messages": [{"role": "user", "content": parts}]}
+    seen: list[dict[str, Any]] = []
+    with (
+        vllm(8135, "open", "qwen3", "vlm") as root,
+        serve(recorder(root, seen)) as between,
+        guarding(between) as gate,
+    ):
+        direct = client(root).chat.completions.create(**body).choices[0].message
+        probes = len(seen)
+        reply = client(gate.url).chat.completions.create(**body)
+    assert MARKER in (direct.model_extra or {})["reasoning"]
+    message = reply.choices[0].message
+    assert MARKER not in (message.model_extra or {})["reasoning"] + (message.content or "")
+    guard = (reply.model_extra or {})["guard"]
+    assert (guard["action"], guard["images"]) == ("correct", "unjudged")
+    first, resumed = (note["body"]["messages"] for note in seen[probes:])
+    assert resumed[:-1] == first
+    assert first[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")

@@ -16,7 +16,7 @@ from monitors.judges.base import Passage
 from monitors.judges.embedded import EmbeddedJudge, Model
 from monitors.taxonomy import Stage
 from monitors.training import corpus, train
-from monitors.training.corpus import LICENCES, OWN, allowed, load
+from monitors.training.corpus import LICENCES, OWN, Split, allowed, load
 from monitors.training.fit import Problem, Settings
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "safety"
@@ -151,9 +151,10 @@ def test_unknown_licence_is_left_out() -> None:
 
 def test_splits_do_not_mix(tmp_path: Path) -> None:
     data = write(tmp_path)
-    for split, other in (("train", "dev"), ("dev", "train")):
+    splits: list[tuple[Split, Split]] = [("train", "dev"), ("dev", "train")]
+    for split, other in splits:
         found = load(data, split, "research")
-        groups = {item.group for item in (*found.examples, *found.generations)}
+        groups = {e.group for e in found.examples} | {g.group for g in found.generations}
         assert groups
         assert not any(other in group for group in groups)
 
@@ -199,7 +200,8 @@ def test_weights_survive_the_file(tmp_path: Path) -> None:
 def test_real_corpus_release_rows() -> None:
     found = load(REAL, "train", "release")
     assert len(found.examples) > 50_000
-    assert all(LICENCES[item.licence][0] for item in (*found.examples, *found.generations))
+    licences = {e.licence for e in found.examples} | {g.licence for g in found.generations}
+    assert all(LICENCES[licence][0] for licence in licences)
     dev = {e.group for e in load(REAL, "dev", "research").examples}
     assert not dev & {e.group for e in found.examples}
     assert corpus.FILES.keys() == corpus.digest(REAL).keys()
