@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import NotFoundError, OpenAI
+from openai.types.chat import ChatCompletion
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -38,13 +39,17 @@ def client(url: str) -> OpenAI:
     return OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=120)
 
 
+def whole(url: str, body: dict[str, Any]) -> ChatCompletion:
+    with client(url) as openai:
+        reply: ChatCompletion = openai.chat.completions.create(**body)
+        return reply
+
+
 def streamed(url: str, prompt: str) -> tuple[str, str, list[Any]]:
     """(reasoning, content, chunks) of a streamed reply."""
-    chunks = list(
-        client(url).chat.completions.create(
-            **ask(prompt), stream=True, stream_options={"include_usage": True}
-        )
-    )
+    with client(url) as openai:
+        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = list(openai.chat.completions.create(**ask(prompt), **options))
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
     reasoning = "".join((delta.model_extra or {}).get("reasoning") or "" for delta in deltas)
     return reasoning, "".join(delta.content or "" for delta in deltas), chunks
@@ -59,14 +64,14 @@ def test_benign_text_is_byte_for_byte_the_direct_one(server: str, guarding: Guar
     assert direct_reasoning, "the model should think"
     with guarding(server) as gate:
         reasoning, content, chunks = streamed(gate.url, PLAIN)
-        whole = client(gate.url).chat.completions.create(**ask(PLAIN))
+        reply = whole(gate.url, ask(PLAIN))
     assert (reasoning, content) == (direct_reasoning, direct_content)
     assert chunks[-1].usage.completion_tokens == direct[-1].usage.completion_tokens
     assert chunks[-1].usage.prompt_tokens == direct[-1].usage.prompt_tokens
-    message = whole.choices[0].message
+    message = reply.choices[0].message
     assert (message.model_extra or {})["reasoning"] == direct_reasoning
     assert message.content == direct_content
-    assert (whole.model_extra or {})["guard"]["action"] == "allow"
+    assert (reply.model_extra or {})["guard"]["action"] == "allow"
 
 
 def test_the_marker_is_really_thought_without_the_guard(server: str) -> None:
@@ -191,7 +196,7 @@ def test_a_client_that_leaves_stops_the_generation(server: str, guarding: Guardi
 def test_upstream_errors_keep_their_status(server: str, guarding: Guarding) -> None:
     with guarding(server) as gate:
         with pytest.raises(NotFoundError) as missing:
-            client(gate.url).chat.completions.create(**{**ask(PLAIN), "model": "nobody"})
+            whole(gate.url, {**ask(PLAIN), "model": "nobody"})
         assert missing.value.code == "model_not_found"
         reply = httpx.post(f"{gate.url}/v1/chat/completions", json=ask("word " * 4000), timeout=60)
     assert reply.status_code == 400
@@ -266,9 +271,9 @@ def test_images_pass_marked_and_a_correction_keeps_them(guarding: Guarding) -> N
         serve(recorder(root, seen)) as between,
         guarding(between) as gate,
     ):
-        direct = client(root).chat.completions.create(**body).choices[0].message
+        direct = whole(root, body).choices[0].message
         probes = len(seen)
-        reply = client(gate.url).chat.completions.create(**body)
+        reply = whole(gate.url, body)
     assert MARKER in (direct.model_extra or {})["reasoning"]
     message = reply.choices[0].message
     assert MARKER not in (message.model_extra or {})["reasoning"] + (message.content or "")
