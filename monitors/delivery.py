@@ -29,6 +29,9 @@ class Delivery:
         "_last_field",
         "_message",
         "_resumable",
+        "_unsettled",
+        "_unsettled_why",
+        "_words",
         "frontier",
         "kept",
         "tokens",
@@ -47,17 +50,27 @@ class Delivery:
         self._last_field: WireField | None = None
         self._joint = False  # a cut is to be bridged: the next text may need whitespace before it
         self._block_open = False  # the client saw inline thinking that is not closed yet
+        self._words = ""  # of a step that left in part
+        # Unparsed text, where a closer may still make it thinking that is to be hidden.
+        self._unsettled: list[str] = []
+        self._unsettled_why: dict[str, int] = {}
 
     # --- text leaves ----------------------------------------------------------------------
 
     def unit(self, unit: Unit) -> Release | None:
         """A unit leaves, less what left before; None where the client gets none of it."""
+        self._words = ""
         if unit.passage is not None:
             self.kept.append(unit.passage.text)
         text = unit.text[unit.released :]
         if not text:
             return None
         self.unjudged(unit.channel, text, unit.why_unjudged)
+        return self.text(unit.channel, unit.field, text)
+
+    def words(self, unit: Unit, text: str) -> Release | None:
+        """The first words of a step leave before it has closed."""
+        self._words += text
         return self.text(unit.channel, unit.field, text)
 
     def text(self, channel: Channel, field: WireField, text: str) -> Release | None:
@@ -68,9 +81,29 @@ class Delivery:
         if channel is not Channel.MARKUP:
             self.frontier += len(text)
         if self._hidden(channel):
+            if text.lower().endswith(CLOSER):
+                self._forget_unsettled()  # it was thinking
+            return None
+        if self._hides and channel is Channel.UNPARSED:
+            self._unsettled.append(text)
             return None
         self.coverage(channel).released += len(text)
         return self._shown(channel, field, text)
+
+    def settle(self) -> Release | None:
+        """The reply is complete: text that no closer made thinking leaves after all."""
+        text = "".join(self._unsettled)
+        if not text:
+            return None
+        coverage = self.coverage(Channel.UNPARSED)
+        coverage.released += len(text)
+        coverage.released_unjudged |= self._unsettled_why
+        self._forget_unsettled()
+        return self._shown(Channel.UNPARSED, WireField.CONTENT, text)
+
+    def _forget_unsettled(self) -> None:
+        self._unsettled.clear()
+        self._unsettled_why.clear()
 
     def thought(self, field: WireField, thought: str) -> Release | None:
         """The client is shown the safety thought that stands at a cut."""
@@ -102,6 +135,10 @@ class Delivery:
         """The leg ends here: what it generated beyond is thrown away."""
         self.tokens.cut()
         self._joint = True
+        self._forget_unsettled()
+        if words := self._words.strip():
+            self.kept.append(words)
+            self._words = ""
 
     def resume(self, thought: str) -> str:
         """The message to go on from: what has left, and the safety thought, which is now part."""
@@ -129,7 +166,8 @@ class Delivery:
     def unjudged(self, channel: Channel, text: str, why: str) -> None:
         """Note why text is delivered without a judge's score, where there is a reason (`why`)."""
         if why and channel is not Channel.MARKUP and not self._hidden(channel):
-            kinds = self.coverage(channel).released_unjudged
+            unsettled = self._hides and channel is Channel.UNPARSED
+            kinds = self._unsettled_why if unsettled else self.coverage(channel).released_unjudged
             kinds[why] = kinds.get(why, 0) + len(text)
 
     def count_pending(self) -> None:

@@ -208,6 +208,7 @@ class GuardedStream:
             if scored and not self._live:
                 self._flush_excursion(now)
             if scored or self._live:  # live: verdicts may be due, and the excursion may go on
+                self._send(self._delivery.settle())
                 self._finish(*self._finish_as)
         if self._over and not (self._live and docket.verdicts_due):
             self._record(now)
@@ -380,7 +381,7 @@ class GuardedStream:
             return
         if text := self._units.let_out(asked):
             self._delivery.coverage(asked.channel).judged += len(text)
-            self._send(self._delivery.text(asked.channel, asked.field, text))
+            self._send(self._delivery.words(asked, text))
 
     # --- time -----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import pytest
 
 from monitors.delivery import Delivery, resume_prefix
 from monitors.formats import Channel, WireField
+from monitors.units import Unit
 from tests.playbook import TASK, THOUGHT, policy, says, thinks
 
 R, C = WireField.REASONING, WireField.CONTENT
@@ -65,3 +66,27 @@ def test_a_resumed_message_has_one_opener_and_no_trailing_whitespace(
     message: str, prefix: str
 ) -> None:
     assert resume_prefix(message, THOUGHT) == prefix
+
+
+def test_unparsed_text_waits_where_it_may_be_thinking_to_hide() -> None:
+    client = delivery(hidden=True)
+    assert client.text(Channel.UNPARSED, C, "Hm, a secret.") is None
+    assert client.text(Channel.MARKUP, C, "</think>") is None
+    assert client.text(Channel.ANSWER, C, "Hello.") == says("Hello.")
+    assert client.settle() is None
+    assert client.coverage(Channel.UNPARSED).released == 0
+
+
+def test_unparsed_text_that_no_closer_made_thinking_leaves_at_the_end() -> None:
+    client = delivery(hidden=True)
+    client.text(Channel.UNPARSED, C, "Hello, ")
+    client.text(Channel.UNPARSED, C, "you.")
+    assert client.settle() == says("Hello, you.")
+    assert client.coverage(Channel.UNPARSED).released == len("Hello, you.")
+
+
+def test_words_that_left_before_a_cut_are_context_of_what_follows() -> None:
+    client = delivery()
+    client.words(Unit(Channel.REASONING, R, "I like the purple", 0), "I like the purple")
+    client.cut()
+    assert list(client.kept) == ["I like the purple"]
