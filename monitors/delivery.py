@@ -171,11 +171,13 @@ class Delivery:
             kinds[why] = kinds.get(why, 0) + len(text)
 
     def count_pending(self) -> None:
-        """Of text that left as it came, note what has no verdict yet and will get none."""
+        """Note how much of the text that left as it came has no verdict yet."""
         for channel, coverage in self._coverage.items():
-            told = coverage.judged + sum(coverage.released_unjudged.values())
+            kinds = coverage.released_unjudged
+            kinds.pop("pending", None)
+            told = coverage.judged + sum(kinds.values())
             if channel != Channel.MARKUP and coverage.released > told:
-                coverage.released_unjudged["pending"] = coverage.released - told
+                kinds["pending"] = coverage.released - told
 
 
 def resume_prefix(message: str, thought: str) -> str:

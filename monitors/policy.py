@@ -133,8 +133,8 @@ class Limits:
         Field(
             ge=0.1,
             le=30.0,
-            description="Seconds after which an open step of a slow stream is judged "
-            "provisionally.",
+            description="Seconds without a token after which the words of an open step are judged "
+            "by themselves, and may leave.",
         ),
     ] = 2.0
     keep_alive_seconds: Annotated[

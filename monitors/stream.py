@@ -330,6 +330,8 @@ class GuardedStream:
     def _finish(
         self, finish_reason: str, stop_reason: int | str | None, ended: str = "finished"
     ) -> None:
+        if self._live:  # the reply does not wait for verdicts, and says so
+            self._delivery.count_pending()
         self._effects.append(Finish(finish_reason, stop_reason, self._delivery.tokens.total()))
         self._close(ended)
 

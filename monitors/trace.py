@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from monitors.errors import TraceError, UserError
 from monitors.taxonomy import Scenario
@@ -25,8 +25,8 @@ class Trace(BaseModel):
 
     id: str
     prompt: str
-    reasoning: str | None = ""
-    answer: str | None = ""
+    reasoning: str | None = None
+    answer: str | None = None
     source: str | None = None
     model: str | None = None
     unsafe_reasoning: int | None = Field(default=None, ge=0, le=1)
@@ -35,6 +35,12 @@ class Trace(BaseModel):
     safe_continuation: str | None = None
     onset_char: int | None = Field(default=None, ge=0)
     images: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _has_text(self) -> Trace:
+        if self.reasoning is None and self.answer is None:
+            raise ValueError("neither reasoning nor answer: nothing was generated")
+        return self
 
 
 def open_text(path: Path, mode: str = "r") -> IO[str]:
@@ -50,19 +56,20 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | TraceError]]:
     Blank lines are skipped. Raises UserError where the file cannot be read.
     """
     try:
-        with open_text(path) as lines:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, _row(path, number, line)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "a damaged gzip file"
-        why = getattr(error, "strerror", None) or why
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or "a damaged gzip file"
         raise UserError(f"{path}: cannot be read: {why}") from error
 
 
-def _row(path: Path, number: int, line: str) -> dict[str, Any] | TraceError:
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any] | TraceError:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return TraceError(str(path), number, None, "not UTF-8")
     except (ValueError, RecursionError) as error:
         return TraceError(str(path), number, None, f"not JSON: {error}")
     if not isinstance(row, dict):

@@ -8,8 +8,9 @@ A unit is the smallest run of text that is scored and released, or discarded, as
 units of them. One object serves one leg: after a correction a fresh one goes on where the client's
 text ends.
 
-Of the step that is still open a slow stream may have the whole words so far judged (`ask`) and let
-out (`let_out`); what has left is noted in the unit that the step becomes.
+Where the upstream stalls inside a step, the whole words so far may be judged (`ask`) and let out
+(`let_out`); what has left is noted in the unit that the step becomes. A stream that is merely slow
+is not treated so: the words before the harmful end of a sentence look harmless.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Units:
         self._judged = 0  # provisionally, so many of its characters
         self._released = 0
         self.since: float | None = None
-        """When the open step began, or was last judged; None: no open step needs a judge yet."""
+        """When its last text came, or was judged; None: no open step needs a judge yet."""
         self.asked: Unit | None = None
         """The words of an open step that are with the judge; never released as a unit."""
 
@@ -174,8 +175,7 @@ class Units:
             return [*units, Unit(channel, piece.field, piece.text, self._start)]
         if steps := self._segmenter.feed(piece.text):
             units = [*units, *map(self._close_step, steps)]
-        if self.since is None:
-            self.since = now
+        self.since = now
         return units
 
     def rest(self) -> Sequence[Unit]:

@@ -78,8 +78,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bad.yaml").write_text("name: x\nmode: enforced\nscenarios: {}\n")
     rows = [trace.model_dump_json() for trace in TRACES]
     (folder / "traces.jsonl").write_text("\n".join(rows))
-    (folder / "bad.jsonl").write_text(f'{rows[0]}\n{{"id": "x"}}\nnonsense\n{rows[1]}\n')
-    (folder / "latin.jsonl").write_bytes(b'{"id": "\xe9", "prompt": "x"}\n')
+    bad = [rows[0], '{"id": "x"}', "nonsense", '{"id": "\xe9"}', rows[1]]
+    (folder / "bad.jsonl").write_bytes("\n".join(bad).encode("latin-1"))
     (folder / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00nothing")
     return folder
 
@@ -168,12 +168,13 @@ def test_replay_names_bad_rows_and_goes_on(files: Path, tmp_path: Path) -> None:
     done = run("replay", files / "bad.jsonl", "--policy", files / "policy.yaml", "--out", out)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["id"] for row in rows] == [BREAD.id, None, None, SLIDE.id]
+    assert [row["id"] for row in rows] == [BREAD.id, None, None, None, SLIDE.id]
     assert "bad.jsonl:2: prompt" in rows[1]["error"]
     assert "bad.jsonl:3: not JSON" in rows[2]["error"]
+    assert "bad.jsonl:4: not UTF-8" in rows[3]["error"]
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "latin.jsonl", "cut.jsonl.gz"])
+@pytest.mark.parametrize("name", ["none.jsonl", "cut.jsonl.gz"])
 def test_replay_names_a_file_that_cannot_be_read(files: Path, tmp_path: Path, name: str) -> None:
     common = ("--policy", files / "policy.yaml", "--out", tmp_path / "out.jsonl")
     assert f"{name}: cannot be read" in complaint("replay", files / name, *common)

@@ -55,7 +55,10 @@ def test_a_refused_prompt_has_no_place() -> None:
     assert (found["onset_char"], found["released_hold"]) == (None, 0)
 
 
-@pytest.mark.parametrize("fields", [{}, {"reasoning": None, "answer": None}, {"prompt": " "}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"reasoning": ""}, {"reasoning": None, "answer": ""}, {"prompt": " ", "answer": " "}],
+)
 def test_empty_traces_are_benign(fields: dict[str, Any]) -> None:
     assert row(**fields)["decision"] == "allow"
 
