@@ -78,8 +78,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bad.yaml").write_text("name: x\nmode: enforced\nscenarios: {}\n")
     rows = [trace.model_dump_json() for trace in TRACES]
     (folder / "traces.jsonl").write_text("\n".join(rows))
-    bad = [rows[0], '{"id": "x"}', "nonsense", '{"id": "\xe9"}', rows[1]]
-    (folder / "bad.jsonl").write_bytes("\n".join(bad).encode("latin-1"))
+    bad = [rows[0].encode(), b'{"id": "x"}', b"nonsense", b'{"id": "\xe9"}', rows[1].encode()]
+    (folder / "bad.jsonl").write_bytes(b"\n".join(bad))
     (folder / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00nothing")
     return folder
 
