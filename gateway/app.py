@@ -127,6 +127,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 def _error_reply(request: Request, error: Exception) -> Response:
     status, body, headers = to_reply(error)
+    if isinstance(error, HTTPException) and error.headers:  # a 405's Allow
+        headers = {**error.headers, **headers}
     if not isinstance(error, GuardError | HTTPException):
         log_bug(error)
     return JSONResponse(body, status_code=status, headers=headers)

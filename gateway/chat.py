@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from functools import partial
 
 import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
@@ -34,10 +33,11 @@ def new_request_id() -> str:
 async def chat_completions(gateway: Gateway, request: Request, request_id: str) -> Response | Relay:
     """Answer one request. Raises GatewayError for what is wrong before the upstream is asked."""
     client = gateway.keys.authenticate(request.headers.get("authorization"))
-    admitted = await _admit(gateway, request)
-    task = await _task(gateway, admitted)
-    if gateway.live >= gateway.settings.max_streams:  # behind the last wait before the relay's
+    if gateway.live >= gateway.settings.max_streams:
         raise OverloadedError("the gateway has all the generations it can guard; try again")
+    with gateway.count_live():  # its body takes room too; the relay counts on, no wait between
+        admitted = await _admit(gateway, request)
+        task = await _task(gateway, admitted)
     return Relay(
         _exchange(gateway, request, request_id, client, admitted),
         gateway.policy,
@@ -57,9 +57,18 @@ async def _admit(gateway: Gateway, request: Request) -> ChatRequest:
     body = await _body(request, settings.request_limits.body_bytes)
     admitted = admit(body, permissive=settings.permissive, limits=settings.request_limits)
     if admitted.images:
-        work = partial(reencode_images, admitted, settings.image_limits)
-        await anyio.to_thread.run_sync(work, limiter=gateway.image_threads)
+        await _reencode(gateway, request, admitted)
     return admitted
+
+
+async def _reencode(gateway: Gateway, request: Request, admitted: ChatRequest) -> None:
+    steps = reencode_images(admitted, gateway.settings.image_limits)
+    more = True
+    while more:  # every step queues anew, and no thread works for a client that left meanwhile
+        async with gateway.image_threads:
+            if await request.is_disconnected():
+                raise RequestError("the client left before its images were read")
+            more = await anyio.to_thread.run_sync(next, steps, False)
 
 
 async def _body(request: Request, limit: int) -> bytes:

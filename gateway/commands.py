@@ -38,9 +38,6 @@ class Chunking(StrEnum):
     WHOLE = "whole"
 
 
-UPSTREAM_KEY = "MLRM_GUARD_UPSTREAM_KEY"
-
-
 def serve(
     upstream: Annotated[str, typer.Option(help="Base URL of vLLM, ending in /v1.")],
     policy: Annotated[Path, typer.Option(help="Policy file (YAML).")],
@@ -72,7 +69,7 @@ def serve(
     import uvicorn
 
     from gateway.app import create_app
-    from gateway.settings import Settings
+    from gateway.settings import UPSTREAM_KEY, Settings
     from gateway.telemetry import configure_logs
 
     settings = Settings(
@@ -117,7 +114,7 @@ def probe(
 ) -> None:
     """Find out how an upstream goes on with a cut thought, and how it writes reasoning."""
     from gateway.probe import probe as ask
-    from gateway.settings import check_base_url
+    from gateway.settings import UPSTREAM_KEY, check_base_url
     from gateway.upstream import Upstream
 
     check_base_url("URL", url)

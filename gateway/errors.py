@@ -115,6 +115,11 @@ class UpstreamHTTPError(GatewayError):
         super().__init__(message, status=status, code=code, param=param)
         self.error_type = error_type
 
+    def bare(self) -> UpstreamHTTPError:
+        """Return it with no word of the upstream's: in mid-stream that could be generated text."""
+        status = 400 if self.status < 500 else 502
+        return UpstreamHTTPError(status, "the upstream broke off its reply", self.error_type)
+
 
 class UpstreamUnavailableError(GatewayError):
     """The upstream gave no answer, or one that cannot be read."""
@@ -161,23 +166,27 @@ def upstream_error(status: int, body: bytes | Mapping[str, Any]) -> GatewayError
     """Return the error to raise for an upstream's error reply, or for its first SSE event.
 
     vLLM writes `{"error": {..}}`, `{"detail": ".."}` or `{"error": ".."}`. An error that comes as
-    an event has HTTP status 200; then its own `code` counts.
+    an event has HTTP status 200; then its own `code` counts. What it says of its own failures
+    (5xx) is for its operator, not for clients.
     """
     fields = _error_fields(body)
-    if status < 400:
-        code = fields.get("code")
-        status = code if type(code) is int and 400 <= code <= 599 else 502
+    if status == HTTPStatus.OK and type(code := fields.get("code")) is int:
+        status = code
+    if not 400 <= status <= 599:
+        status = HTTPStatus.BAD_GATEWAY.value
     if status in (401, 403):
         return UpstreamUnavailableError(
             "the gateway's upstream key was not accepted", code="upstream_key_rejected"
         )
+    if status >= 500:
+        return UpstreamHTTPError(status, _answered(status), SERVER_ERROR)
     message = fields.get("message")
     text = scrub(_summary(message)) if isinstance(message, str) else ""
     param = _param(fields.get("param"))
     return UpstreamHTTPError(
         status,
-        text or f"the upstream answered {status} {_phrase(status)}",
-        INVALID_REQUEST if status < 500 else SERVER_ERROR,
+        text or _answered(status),
+        INVALID_REQUEST,
         _code(status, param, text, fields.get("code")),
         param,
     )
@@ -212,6 +221,10 @@ def _param(value: object) -> str | None:
         return None
     value = value.removeprefix("body.")
     return value if re.fullmatch(r"[a-z_][\w.\[\]]{0,99}", value, re.ASCII) else None
+
+
+def _answered(status: int) -> str:
+    return f"the upstream answered {status} {_phrase(status)}"
 
 
 def _phrase(status: int) -> str:
@@ -252,8 +265,11 @@ _LEAKS = re.compile(
     | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b
     | \blocalhost\b(?::\d+)?
     | \b[a-z_][\w-]*(?:\.[\w-]+){2,}(?::\d+)?     # a.b.c: host names, Python's dotted names
-    | \b[a-z][\w.-]*:\d{2,5}\b                    # host:port
+    | \b[a-z][\w.-]*:\d{2,5}\b | \b[\w-]{1,63}(?:\.[\w-]{1,63}){1,9}:\d{1,5}\b  # host:port
     | (?<=\bhost\ )[\w.-]+
+    | \b(?:host(?:name)?|port)=['"]?[\w.:-]+
+    | \b(?:hf_|sk-)[\w-]{8,}                      # tokens
+    | (?<!\\)\\{2,}[\w.$-]+(?:\\+[^\s'"\\]*)*     # \\server\share
     | (?<![\w<.])~?(?:/[\w.@+~-]+)+/?             # /a/b
     | \b[a-z]:\\[^\s'"]*
     | \b[\w./-]+\.(?:py|so|json|jinja|safetensors|bin|gguf|ya?ml|toml|txt)\b

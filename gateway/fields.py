@@ -273,7 +273,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "bad_words": _refused("moves the end of thinking when it names a tag", [], lenient=True),
     "stop_token_ids": _refused("can cut the thinking; use `stop`", []),
     "include_stop_str_in_output": _refused(_LATER + "the stop string is left out", False),
-    "ignore_eos": _refused("writes past the end of the turn, where tags lie", False, lenient=True),
+    "ignore_eos": _passed("as `min_tokens`", boolean),
     "use_beam_search": _refused("beams cannot be judged while they are generated", False),
     "best_of": _refused("shows one of several generations, unknown to vLLM", 1),
     "length_penalty": _dropped("means nothing without beams"),
@@ -312,7 +312,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     # vLLM's: the server
     "priority": _refused(_OPERATOR, 0),
     "request_id": _dropped("the gateway names the request"),
-    "session_id": _dropped("routing is the operator's affair; see `x-guard-session`"),
+    "session_id": _dropped("routing is the operator's affair"),
     "kv_transfer_params": _refused("can put another prompt in place of the judged one", {}),
     "ec_transfer_params": _refused("can put other images in place of the judged ones", {}),
     "vllm_xargs": _refused("arguments of extensions that the guard does not know", {}),

@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
-from monitors.formats import OPENER, Format
+from monitors.formats import CLOSER, OPENER, Format
 from monitors.task import ResumeMethod
 from monitors.wire import Chunk
 
@@ -73,7 +73,9 @@ def _body(model: str, *, max_tokens: int = 24, **extra: Any) -> dict[str, Any]:
 def _format(chunks: list[Chunk], findings: list[str]) -> Format:
     """Whether a reasoning parser separates, from how an ordinary reply begins."""
     reasoning, content, prompt = _texts(chunks)
+    thought, closer, _ = content.lower().partition(CLOSER)
     opened = prompt is not None and prompt.rstrip().lower().endswith(OPENER)
+    opened |= bool(closer) and OPENER not in thought  # closed, and not by the model opened
     if reasoning:
         findings.append("reasoning comes in a field of its own")
         return Format.SEPARATED

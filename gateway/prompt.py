@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gateway.errors import PayloadTooLargeError
 from gateway.fields import bad, clip, mapping, text, unknown, wrong_type
 
 
@@ -51,7 +52,13 @@ class Prompt:
     """Reads the messages: gives them back built anew, and collects what to judge."""
 
     def __init__(
-        self, *, permissive: bool, most_messages: int, most_images: int, depth: int
+        self,
+        *,
+        permissive: bool,
+        most_messages: int,
+        most_images: int,
+        most_chars: int,
+        depth: int,
     ) -> None:
         self.passages: list[InputPassage] = []
         self.images = 0
@@ -59,6 +66,8 @@ class Prompt:
         self._permissive = permissive
         self._most_messages = most_messages
         self._most_images = most_images
+        self._most_chars = most_chars
+        self._chars = 0
         self._depth = depth
         self._call_ids: set[str] = set()
 
@@ -81,21 +90,27 @@ class Prompt:
     def judge(
         self,
         role: str,
-        text: str,
         index: int | None,
-        *,
+        *readings: str,
         kind: Literal["text", "reasoning"] = "text",
         param: str,
     ) -> None:
-        """Note a text to judge. Refuses reasoning closers: see `_refuse_closer`.
+        """Note a text to judge, in every way that a template may write it.
 
+        Refuses more text than may be judged, and reasoning closers: see `_refuse_closer`.
         System prompts may hold them: those of R1-style models explain the tags to the model, and
         our own parser finds the thinking wherever the server's puts it.
         """
-        if role not in _OPERATORS:
-            self._refuse_closer(param, text)
-        if text.strip():
-            self.passages.append(InputPassage(role, kind, text, index))
+        for reading in dict.fromkeys(readings):
+            if not reading.strip():
+                continue
+            self._chars += len(reading)
+            if self._chars > self._most_chars:
+                problem = f"the request holds over {self._most_chars} characters of text to judge"
+                raise PayloadTooLargeError(problem, param=param)
+            if role not in _OPERATORS:
+                self._refuse_closer(param, reading)
+            self.passages.append(InputPassage(role, kind, reading, index))
 
     def _refuse_closer(self, param: str, text: str) -> None:
         # vLLM's simpler reasoning parsers look for the closer in the whole prompt, and where they
@@ -119,23 +134,23 @@ class Prompt:
         read: dict[str, Any] = {"role": role}
         if (name := message.get("name")) is not None:
             _match(_NAME, f"{place}.name", name, "a name of 1 to 64 characters without spaces")
-            self.judge(role, name, index, param=f"{place}.name")
+            self.judge(role, index, name, param=f"{place}.name")
             read["name"] = name
         if role == "assistant":
             return read | self._assistant(index, place, message)
         if role == "tool":
             read["tool_call_id"] = self._call_id(index, place, message.get("tool_call_id"))
-        content, text = self._content(f"{place}.content", message.get("content"), role)
-        self.judge(role, text, index, param=f"{place}.content")
+        content, texts = self._content(f"{place}.content", message.get("content"), role)
+        self.judge(role, index, *_joined(texts), param=f"{place}.content")
         if role == "user":
-            self.latest_user_text = text
+            self.latest_user_text = "\n".join(texts)
         return read | {"content": content}
 
     def _call_id(self, index: int, place: str, call_id: Any) -> str:
         place = f"{place}.tool_call_id"
         _match(_CALL_ID, place, call_id, "an id of 1 to 128 letters, digits and . : | - _")
         if call_id not in self._call_ids:  # else it was judged with its call
-            self.judge("tool", call_id, index, param=place)
+            self.judge("tool", index, call_id, param=place)
         return str(call_id)
 
     def _assistant(self, index: int, place: str, message: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +162,7 @@ class Prompt:
             if (thought := message.get(key)) is not None:
                 if not isinstance(thought, str):
                     raise wrong_type(f"{place}.{key}", "a string")
-                self.judge("assistant", thought, index, kind="reasoning", param=f"{place}.{key}")
+                self.judge("assistant", index, thought, kind="reasoning", param=f"{place}.{key}")
                 read[key] = thought
         read["content"] = self._assistant_content(index, place, message)
         if message.get("tool_calls"):
@@ -160,14 +175,20 @@ class Prompt:
         if said is not None and not isinstance(said, str):
             raise wrong_type(f"{place}.refusal", "a string")
         if message.get("content") is not None:
-            content, text = self._content(f"{place}.content", message["content"], "assistant")
+            content, texts = self._content(f"{place}.content", message["content"], "assistant")
         else:
-            content = text = said or ""
-        thoughts, rest = _split_thinking(text)
+            content = said or ""
+            texts = [content]
+        whole = "".join(texts)
+        thoughts, rest = _split_thinking(whole)
+        if not self._permissive:  # what the model itself said must not end the session: see _defuse
+            rest = _CLOSER.sub(_defuse, rest)
+        if rest != whole:
+            content, texts = rest, [rest]
         for thought in thoughts:
-            self.judge("assistant", thought, index, kind="reasoning", param=f"{place}.content")
-        self.judge("assistant", rest, index, param=f"{place}.content")
-        return rest if thoughts else content
+            self.judge("assistant", index, thought, kind="reasoning", param=f"{place}.content")
+        self.judge("assistant", index, *_joined(texts), param=f"{place}.content")
+        return content
 
     def _tool_calls(self, index: int, place: str, calls: Any) -> list[dict[str, Any]]:
         place = f"{place}.tool_calls"
@@ -181,27 +202,23 @@ class Prompt:
         _match(_CALL_ID, f"{place}.id", call_id, "1 to 128 letters, digits and . : | - _")
         if call.get("type", "function") != "function":
             raise bad(f"{place}.type", "must be 'function'")
-        name, arguments = function["name"], _arguments(function["arguments"], self._depth)
+        name = function["name"]
+        arguments, bare = readings(_arguments(function["arguments"], self._depth))
         # The id too: some templates write it into the prompt.
-        self.judge("assistant", f"{call_id} {name} {arguments}", index, param=f"{place}.function")
+        called_as = f"{call_id} {name} {arguments}"
+        self.judge("assistant", index, called_as, bare, param=f"{place}.function")
         self._call_ids.add(call_id)
         called = {"name": name, "arguments": arguments}
         return {"id": call_id, "type": "function", "function": called}
 
-    def _content(self, place: str, content: Any, role: str) -> tuple[Any, str]:
-        """Return the content for upstream, and its text."""
+    def _content(self, place: str, content: Any, role: str) -> tuple[Any, list[str]]:
+        """Return the content for upstream, and its texts."""
         if isinstance(content, str):
-            return content, content
+            return content, [content]
         if not isinstance(content, list) or not content:
             raise wrong_type(place, "a string or a list of parts")
         parts = [self._part(f"{place}[{at}]", part, role) for at, part in enumerate(content)]
-        texts = [part["text"] for part in parts if part["type"] == "text"]
-        # Some templates join parts with nothing between: a tag may be split over them.
-        if role == "assistant":
-            return parts, "".join(texts)
-        if role not in _OPERATORS:
-            self._refuse_closer(place, "".join(texts))
-        return parts, "\n".join(texts)
+        return parts, [part["text"] for part in parts if part["type"] == "text"]
 
     def _part(self, place: str, part: Any, role: str) -> dict[str, Any]:
         if not isinstance(part, dict):
@@ -262,17 +279,21 @@ def _match(pattern: re.Pattern[str], place: str, value: Any, wanted: str) -> Non
         raise bad(place, f"must be {wanted}")
 
 
-def _arguments(text: str, depth: int) -> str:
-    """Return tool arguments as the model will read them: unescaped, and `{}` if no object.
+def _joined(texts: list[str]) -> tuple[str, str]:
+    """Return the text of parts as templates join them: by line breaks, and by nothing at all."""
+    return "\n".join(texts), "".join(texts)
+
+
+def _arguments(text: str, depth: int) -> dict[str, Any]:
+    """Return tool arguments decoded, and `{}` if they are no object.
 
     vLLM decodes them before a template writes them; a tag must not hide behind an escape.
     """
     try:
         arguments = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
-        return "{}"
-    usable = isinstance(arguments, dict) and not too_deep(arguments, depth)
-    return written(arguments) if usable else "{}"
+        return {}
+    return arguments if isinstance(arguments, dict) and not too_deep(arguments, depth) else {}
 
 
 def too_deep(value: Any, limit: int) -> bool:
@@ -290,8 +311,29 @@ def too_deep(value: Any, limit: int) -> bool:
     return True
 
 
-def written(value: Any) -> str:
-    """Return a JSON value as chat templates write it: characters unescaped."""
+def readings(value: Any) -> tuple[str, str]:
+    """Return a JSON value as chat templates write it: as JSON, and its bare values, then keys.
+
+    The values stand together: a template may write a document's title and text, and no keys.
+    """
+    values: list[str] = []
+    keys: list[str] = []
+
+    def walk(part: Any) -> None:
+        if isinstance(part, dict):
+            keys.extend(part)
+            part = list(part.values())
+        if isinstance(part, list):
+            for child in part:
+                walk(child)
+        else:
+            values.append(part if isinstance(part, str) else _written(part))
+
+    walk(value)
+    return _written(value), "\n".join(values + keys)
+
+
+def _written(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
@@ -311,7 +353,8 @@ _MOST_BLOCKS = 16
 def _split_thinking(text: str) -> tuple[list[str], str]:
     """Split an assistant's text into its leading thinking and the rest.
 
-    The first opener may be missing (chat templates write it), the last closer too (cut by length).
+    The first opener may be missing (chat templates write it): then the closer stands on a line of
+    its own. The last closer may be missing too (cut by length).
     """
     thoughts: list[str] = []
     while len(thoughts) < _MOST_BLOCKS:
@@ -320,8 +363,18 @@ def _split_thinking(text: str) -> tuple[list[str], str]:
         start = opener.end() if opener else 0
         if closer is None:
             return ([*thoughts, text[start:]], "") if opener else (thoughts, text)
-        if not opener and (thoughts or _OPENER.search(text, 0, closer.start())):
+        if not opener and (thoughts or not _on_own_line(text, closer)):
             break
         thoughts.append(text[start : closer.start()])
         text = text[closer.end() :]
     return thoughts, text
+
+
+def _on_own_line(text: str, found: re.Match[str]) -> bool:
+    before, after = text[: found.start()].rstrip(" \t"), text[found.end() :].lstrip(" \t")
+    return (not before or before.endswith("\n")) and (not after or after.startswith("\n"))
+
+
+def _defuse(found: re.Match[str]) -> str:
+    """A tag that only looks like one: a word joiner, which nobody sees, behind its bracket."""
+    return f"{found[0][0]}\u2060{found[0][1:]}"

@@ -20,7 +20,12 @@ from typing import Any
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.errors import RequestError, to_reply
+from gateway.errors import (
+    RequestError,
+    UpstreamHTTPError,
+    UpstreamUnavailableError,
+    to_reply,
+)
 from gateway.reply import ReplyHead, StreamReply, WholeReply
 from gateway.telemetry import log_bug
 from gateway.upstream import Upstream
@@ -64,6 +69,9 @@ PASSAGES_AT_ONCE = 64
 
 WRITE_SECONDS = 60.0
 """A client that takes no byte for so long is gone."""
+
+GENERATION_SECONDS = 3600.0
+"""From the request to the upstream's last byte, over all legs."""
 
 Observer = Callable[[str, StepRecord | Outcome], None]
 """Told of every step and outcome, with the request's id; must not block."""
@@ -113,6 +121,7 @@ class Relay:
             "x-guard-policy": policy.label,
         }
         self._opened = False
+        self._answered = False  # the upstream sent its first delta
         self._complete = False  # the reply's last byte is in the buffer
         self._gone = False  # the client is
         self._broken = False  # we are
@@ -128,6 +137,7 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run to the end: reply sent or client gone, upstream closed, outcome recorded."""
         self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + GENERATION_SECONDS
         try:
             with self._live():
                 await self._run(receive, send)
@@ -177,8 +187,12 @@ class Relay:
                 **self._exchange.upstream_headers,
                 "X-Request-Id": f"{self._exchange.request_id}-{leg}",
             }
-            async with self._upstream.chat(body, headers) as batches:
+            async with (
+                asyncio.timeout_at(self._deadline),
+                self._upstream.chat(body, headers) as batches,
+            ):
                 async for batch in batches:
+                    self._answered = True
                     for chunk in batch:
                         self._happened(self._delta(leg, chunk))
                         if self._reading != leg:
@@ -188,9 +202,14 @@ class Relay:
                         self._drained.clear()
                         await self._drained.wait()
             self._happened(UpstreamEnded(leg))
+        except TimeoutError:
+            late = UpstreamUnavailableError("the generation took too long", status=504)
+            self._happened(UpstreamFailed(leg, late))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the client is told
             if not isinstance(error, GuardError):
                 log_bug(error)
+            if self._answered and isinstance(error, UpstreamHTTPError):
+                error = error.bare()
             self._happened(UpstreamFailed(leg, error))
 
     def _delta(self, leg: int, chunk: Chunk) -> DeltaReceived:
@@ -222,7 +241,8 @@ class Relay:
         while self._unasked and self._asked < PASSAGES_AT_ONCE:
             question = self._unasked.popleft()
             self._asked += 1
-            self._judges.submit(question.passage, partial(self._judged, question.id))
+            answer = partial(self._judged, question.id)
+            self._judges.submit(question.passage, answer, until=self._recorded)
 
     def _judged(self, id: int, verdict: Verdict) -> None:
         self._asked -= 1

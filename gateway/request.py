@@ -6,9 +6,10 @@ CPU only. A field goes upstream by a row of `gateway.fields`, a message by `gate
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -24,8 +25,8 @@ from gateway.fields import (
     unknown,
     wrong_type,
 )
-from gateway.prompt import InputPassage, Prompt, too_deep, written
-from monitors.images import ImageError, ImageLimits, reencode
+from gateway.prompt import InputPassage, Prompt, readings, too_deep
+from monitors.images import ImageError, ImageLimits, count_pixels, reencode
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class RequestLimits:
     depth: int = 32
     messages: int = 2048
     images: int = 16
+    text_chars: int = 400_000
+    """Of all texts to judge, each in every way that a template may write it."""
 
 
 @dataclass(slots=True)
@@ -48,7 +51,6 @@ class ChatRequest:
     model: str
     stream: bool
     include_usage: bool
-    continuous_usage: bool
     stop: tuple[str, ...]
     hide_reasoning: bool
     max_tokens: int | None
@@ -76,13 +78,14 @@ def admit(
         permissive=permissive,
         most_messages=limits.messages,
         most_images=limits.images,
+        most_chars=limits.text_chars,
         depth=limits.depth,
     )
     upstream["messages"] = prompt.read(document.get("messages"))
     for name in _JUDGED_FIELDS:
         if name in document:
-            prompt.judge(name, _readable(name, document[name]), None, param=name)
-    stream, include_usage, continuous_usage = _streaming(document)
+            prompt.judge(name, None, *_readings(name, document[name]), param=name)
+    stream, include_usage = _streaming(document)
     max_tokens_field = _max_tokens_field(document)
     stop, hide_reasoning = _stop(document.get("stop")), not _reasoning_wanted(document)
     # A monitor must be able to stop early and to count: always stream, always with usage.
@@ -94,7 +97,6 @@ def admit(
         model=upstream["model"],
         stream=stream,
         include_usage=include_usage,
-        continuous_usage=continuous_usage,
         stop=stop,
         hide_reasoning=hide_reasoning,
         max_tokens=document.get(max_tokens_field),
@@ -105,17 +107,39 @@ def admit(
     )
 
 
-def reencode_images(request: ChatRequest, limits: ImageLimits) -> None:
-    """Replace every image by our own encoding of its pixels. Slow: run it in a thread."""
+def reencode_images(request: ChatRequest, limits: ImageLimits) -> Iterator[Literal[True]]:
+    """Replace every image by our own encoding of its pixels.
+
+    One step reads all headers, then each encodes one image. Slow: take every step in a thread.
+    """
+    images = list(_images(request))
+    pixels = 0
+    for place, image in images:
+        with _naming(place):
+            pixels += count_pixels(image["url"], limits)
+        if pixels > limits.total_pixels:
+            problem = f"hold images of over {limits.total_pixels} pixels in all; make them smaller"
+            raise bad("messages", problem, code="invalid_image")
+    for place, image in images:
+        yield True
+        with _naming(place):
+            image["url"] = reencode(image["url"], limits)
+
+
+def _images(request: ChatRequest) -> Iterator[tuple[str, dict[str, str]]]:
     for index, message in enumerate(request.upstream["messages"]):
         content = message.get("content")
         for position, part in enumerate(content if isinstance(content, list) else ()):
             if part["type"] == "image_url":
-                try:
-                    part["image_url"]["url"] = reencode(part["image_url"]["url"], limits)
-                except ImageError as error:
-                    place = f"messages[{index}].content[{position}].image_url.url"
-                    raise bad(place, f"cannot be used: {error}", code="invalid_image") from None
+                yield f"messages[{index}].content[{position}].image_url.url", part["image_url"]
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise bad(place, f"cannot be used: {error}", code="invalid_image") from None
 
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -190,17 +214,15 @@ _stream_options = mapping(
 )
 
 
-def _streaming(document: dict[str, Any]) -> tuple[bool, bool, bool]:
-    """Return whether the client wants a stream, a usage chunk, and usage on every chunk."""
+def _streaming(document: dict[str, Any]) -> tuple[bool, bool]:
+    """Return whether the client wants a stream, and a usage chunk at its end."""
     stream = document.get("stream", False)
     boolean("stream", stream)
     options = document.get("stream_options", {})
     _stream_options("stream_options", options)
     if options and not stream:
         raise bad("stream_options", "is only allowed with 'stream': true")
-    usage = bool(options.get("include_usage"))
-    # As in vLLM, where continuous usage alone does nothing.
-    return stream, usage, usage and bool(options.get("continuous_usage_stats"))
+    return stream, bool(options.get("include_usage"))
 
 
 def _max_tokens_field(document: dict[str, Any]) -> str:
@@ -233,8 +255,8 @@ def _stop(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _readable(name: str, value: Any) -> str:
-    """Return what of a judged field is text that somebody wrote."""
+def _readings(name: str, value: Any) -> tuple[str, ...]:
+    """Return what of a judged field is text that somebody wrote, as templates may write it."""
     if name == "response_format":
         value = value.get("json_schema")
-    return written(value) if value else ""
+    return readings(value) if value else ()

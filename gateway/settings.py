@@ -17,6 +17,7 @@ from monitors.policy_file import load_policy
 from monitors.taxonomy import Mode
 
 Expose = Literal["action", "detail"]
+UPSTREAM_KEY = "MLRM_GUARD_UPSTREAM_KEY"
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,6 +59,8 @@ class Settings:
 
 def check_base_url(name: str, url: str) -> None:
     """Raises UserError for what is no upstream's base URL; `name` is the option that gave it."""
+    if "@" in url:  # never printed: it may hold a password, wherever a parser sees it
+        raise UserError(f"{name}: must hold no user or password; set {UPSTREAM_KEY} for a key")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

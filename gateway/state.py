@@ -11,12 +11,13 @@ import anyio
 import structlog
 
 from gateway.access import KeyRing, load_keys
+from gateway.errors import UpstreamHTTPError
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
 from gateway.settings import Settings
-from gateway.telemetry import Telemetry
+from gateway.telemetry import Telemetry, log_bug
 from gateway.upstream import Timeouts, Upstream
-from monitors.errors import GuardError
+from monitors.errors import GuardError, UserError
 from monitors.events import Outcome, StepRecord
 from monitors.formats import Format
 from monitors.judges.base import Passage
@@ -32,7 +33,9 @@ log = structlog.get_logger(__name__)
 PROBE_SECONDS = 30.0
 RETRY_SECONDS = 2.0
 REFRESH_SECONDS = 60.0
-MAX_PROBED = 64
+TRIAL = "Is this judge ready to work?"
+MAX_LISTED = 64
+MAX_UNLISTED = 16
 IMAGE_THREADS = 2
 
 
@@ -41,7 +44,8 @@ class Probes:
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._reports: dict[str, ProbeReport] = {}
+        self._reports: dict[str, ProbeReport] = {}  # the last used last
+        self._listed: list[str] = []
         self._lock = asyncio.Lock()
         self.ready = False
         """Whether every model that the upstream lists has been probed."""
@@ -53,35 +57,60 @@ class Probes:
 
     async def of(self, model: str) -> ProbeReport:
         """The report on a model; where the probe fails, one that corrects nothing."""
+        if len(self._listed) == 1:
+            model = self._listed[0]  # whatever else a router calls it, it is the one there is
         if (report := self._reports.get(model)) is not None:
+            self._keep(report)
             return report
         try:
             # One probe at a time; others who wait, no longer than one may take, find its report.
             async with asyncio.timeout(PROBE_SECONDS), self._lock:
                 if (report := self._reports.get(model)) is None:
                     report = await probe(self._upstream, model)
-                    if len(self._reports) < MAX_PROBED:
-                        self._reports[model] = report
-                    log.info("probed", model=model, resume=report.method, format=report.format)
+                    self._keep(report)
+                    name = self._loggable(model)
+                    log.info("probed", model=name, resume=report.method, format=report.format)
                 return report
         except (GuardError, TimeoutError) as error:
-            log.warning("probe failed", error=str(error) or "timeout")
+            log.warning("probe failed", model=self._loggable(model), error=_why(error))
             return ProbeReport(model, ResumeMethod.REFUSE, Format.AUTO, ["the probe failed"])
+
+    def _keep(self, report: ProbeReport) -> None:
+        """Keep it, as the last used; of models that are not listed, a few."""
+        self._reports.pop(report.model, None)
+        self._reports[report.model] = report
+        unlisted = [name for name in self._reports if name not in self._listed]
+        for name in unlisted[:-MAX_UNLISTED]:
+            del self._reports[name]
+
+    def _loggable(self, model: str) -> str | None:
+        """Only listed names are the operator's; any other is a client's text."""
+        return model if model in self._listed else None
 
     async def keep_up(self) -> None:
         """Probe every listed model, at start and as they come; retry while the upstream is away."""
         while True:
             try:
                 listed = await self._upstream.models()
-                names = [str(model["id"]) for model in listed if "id" in model][:MAX_PROBED]
-                for name in names:
+                self._listed = [str(model["id"]) for model in listed if "id" in model][:MAX_LISTED]
+                for name in self._listed:
                     await self.of(name)
-                self.ready = all(name in self._reports for name in names)
-            except GuardError as error:
+                self.ready = all(name in self._reports for name in self._listed)
+            except Exception as error:  # noqa: BLE001 - else the gateway would lose its judges too
                 self.ready = False
                 self._reports.clear()  # who comes back may have another template or parser
-                log.warning("upstream not ready", error=str(error))
+                if isinstance(error, GuardError):
+                    log.warning("upstream not ready", error=_why(error))
+                else:
+                    log_bug(error)
             await asyncio.sleep(REFRESH_SECONDS if self.ready else RETRY_SECONDS)
+
+
+def _why(error: Exception) -> str:
+    """For the log: in our words; the upstream's may quote a client."""
+    if isinstance(error, UpstreamHTTPError):
+        return f"the upstream answered {error.status}"
+    return str(error) or "timeout"
 
 
 @dataclass(slots=True)
@@ -137,7 +166,11 @@ def load(settings: Settings) -> Parts:
     # Stages with the same judges share a panel, and with it a thread and a queue.
     panels = {some: Panel([judges[name] for name in some]) for some in set(names.values())}
     for stage, some in names.items():  # fills caches, and a judge that cannot judge must not start
-        panels[some].score([Passage(stage, "Is this judge ready to work?", "A first request.")])
+        try:
+            panels[some].score([Passage(stage, TRIAL, "A first request.")])
+        except Exception as error:
+            why = type(error).__name__
+            raise UserError(f"judge {panels[some].name} cannot judge: {why}") from error
     return Parts(
         settings=settings,
         policy=policy,

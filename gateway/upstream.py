@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,7 +22,8 @@ from gateway.errors import GatewayError, UpstreamUnavailableError, upstream_erro
 from monitors.wire import DONE, Chunk, SSEDecoder, decode_chunk
 
 # The transport maps most of aiohttp's errors to httpx's, but not those of a malformed reply.
-TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
+# ValueError: a reason phrase that is not UTF-8, among others.
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError, ValueError)
 
 _ERROR_BODY_BYTES = 64 << 10
 _JSON_BYTES = 4 << 20
@@ -50,6 +52,18 @@ class _Models(msgspec.Struct):
 _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 
 
+class _Transport(AiohttpTransport):
+    """Keeps no cookies: all clients share it."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=self.limits.max_connections or 0,
+            keepalive_timeout=self.limits.keepalive_expiry,
+            ssl=self.ssl_context,
+        )
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+
 class Upstream:
     """An async context manager; one per gateway."""
 
@@ -71,7 +85,8 @@ class Upstream:
             keepalive_expiry=4.0,  # uvicorn closes idle connections after 5 s: never race with it
         )
         self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=limits),
+            transport=_Transport(limits=limits),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none, from nobody
             timeout=(timeouts or Timeouts()).httpx(),
             trust_env=False,
         )
@@ -119,11 +134,12 @@ class Upstream:
         Leaving the context closes the connection, which aborts the generation. The iterator ends at
         `[DONE]`. Raises GatewayError: the upstream's own error, or UpstreamUnavailableError.
         """
+        content = msgspec.json.encode(body)
         try:
             async with self._client.stream(
                 "POST",
                 f"{self._base}/chat/completions",
-                content=msgspec.json.encode(body),
+                content=content,
                 headers={
                     **headers,
                     **self._headers,
@@ -184,12 +200,12 @@ def _event_error(raw: msgspec.Raw) -> GatewayError:
 
 
 async def _bounded(reply: httpx.Response, limit: int) -> bytes:
-    body = b""
+    body = bytearray()
     async for data in reply.aiter_bytes():
         body += data
         if len(body) > limit:
             raise UpstreamUnavailableError("the upstream's reply is over the size limit")
-    return body
+    return bytes(body)
 
 
 def unavailable(error: Exception) -> UpstreamUnavailableError:

@@ -12,7 +12,9 @@ statistic per scenario, one for the harm that no scenario names (the `default` r
 `any`. Of a step whose harm is mostly of scenarios that the policy lets pass at this stage (`allow`,
 `flag`), `any` counts the rest only, so that tolerated advice does not stop a stream under another
 name; any other step counts whole, for judges spread what they are unsure of over many scenarios.
-Nor does what one stage tolerated count against the next. When `any` crosses, the scenario that
+Where several judges gave the verdict, each one's harm is weighed by itself and the highest counts:
+a judge's certainty of what is tolerated hides no other's finding. Nor does what one stage tolerated
+count against the next. When `any` crosses, the scenario that
 gathered most probability during the excursion names it.
 
 The request's passages are weighed one by one instead (`weigh_input`): there is no order in them.
@@ -58,8 +60,8 @@ class Evidence:
 
     def weigh(self, verdict: Verdict, stage: Stage) -> Decision:
         """Take in the verdict of one true step, in order; what is to be done then."""
-        if verdict.unknown:
-            return _of_unknown(self._policy, verdict, stage)
+        if (blind := _blind(self._policy, verdict, stage)) is not None:
+            return _of_unknown(self._policy, blind, stage)
         self.update(verdict, stage)
         action, scenario = self.crossed(stage)
         return Decision(action, stage, scenario, "threshold")
@@ -68,25 +70,30 @@ class Evidence:
         """Take in the verdict of one true step, in order. An unknown verdict moves nothing."""
         if verdict.unsafe is None:
             return
-        scenarios = verdict.scenarios
         if stage is not self._stage:
             self._per = {s: v for s, v in self._per.items() if self._acts(s, self._stage)}
             self._stage = stage
-        nameless = max(0.0, verdict.unsafe - sum(scenarios.values()))
-        scores = dict[Key, float]([(None, nameless), *scenarios.items()])
-        tolerated = sum(p for s, p in scores.items() if not self._acts(s, stage))
-        mostly = 2.0 * tolerated > verdict.unsafe
-        self._any = self._step(self._any, max(0.0, verdict.unsafe - tolerated * mostly))
-        for scenario in {**self._per, **scores}:  # in a fixed order: of equals the first crosses
-            level = self._step(self._per.get(scenario, 0.0), scores.get(scenario, 0.0))
+        harm = 0.0
+        scores: dict[Key, float] = {}
+        for unsafe, scenarios in _opinions(verdict):
+            nameless = max(0.0, unsafe - sum(scenarios.values()))
+            own = dict[Key, float]([(None, nameless), *scenarios.items()])
+            tolerated = sum(p for s, p in own.items() if not self._acts(s, stage))
+            mostly = 2.0 * tolerated > unsafe
+            harm = max(harm, unsafe - tolerated * mostly)
+            for key, score in own.items():
+                scores[key] = max(score, scores.get(key, 0.0))
+        self._any = self._step(self._any, harm)
+        for key in {**self._per, **scores}:  # in a fixed order: of equals the first crosses
+            level = self._step(self._per.get(key, 0.0), scores.get(key, 0.0))
             if level > 0.0:
-                self._per[scenario] = level
+                self._per[key] = level
             else:
-                self._per.pop(scenario, None)
+                self._per.pop(key, None)
         if self.at_floor(stage):
             self._mass.clear()
         else:
-            for scenario, score in scenarios.items():
+            for scenario, score in verdict.scenarios.items():
                 self._mass[scenario] = self._mass.get(scenario, 0.0) + score
 
     def would_stay_at_floor(self, verdict: Verdict, stage: Stage) -> bool:
@@ -155,14 +162,28 @@ def weigh_input(policy: Policy, verdicts: Iterable[Verdict]) -> Decision:
     """What the verdicts of a request's passages ask for: the strongest, of equals the first."""
     strongest = Decision(Action.ALLOW, Stage.INPUT, None, "input")
     for verdict in verdicts:
-        if verdict.unsafe is None:
-            decision = _of_unknown(policy, verdict, Stage.INPUT)
+        if (blind := _blind(policy, verdict, Stage.INPUT)) is not None:
+            decisions = [_of_unknown(policy, blind, Stage.INPUT)]
         else:
-            action, scenario = _of_passage(policy, verdict.unsafe, verdict.scenarios)
-            decision = Decision(action, Stage.INPUT, scenario, "input")
-        if decision.action.strength > strongest.action.strength:
-            strongest = decision
+            opinions = [_of_passage(policy, *opinion) for opinion in _opinions(verdict)]
+            decisions = [Decision(action, Stage.INPUT, s, "input") for action, s in opinions]
+        strongest = max(strongest, *decisions, key=lambda decision: decision.action.strength)
     return strongest
+
+
+def _opinions(verdict: Verdict) -> list[tuple[float, Mapping[Scenario, float]]]:
+    """The scores of each who could tell."""
+    parts = verdict.parts or (verdict,)
+    return [(part.unsafe, part.scenarios) for part in parts if part.unsafe is not None]
+
+
+def _blind(policy: Policy, verdict: Verdict, stage: Stage) -> Verdict | None:
+    """Who could not tell, unless another is certain of what the policy stops at this stage."""
+    for unsafe, scenarios in _opinions(verdict):
+        certain: list[Key] = [s for s, p in scenarios.items() if p >= 1.0]
+        if unsafe >= 1.0 and any(policy.action(s, stage).intervenes for s in certain or [None]):
+            return None
+    return next((part for part in verdict.parts or (verdict,) if part.unknown), None)
 
 
 def _of_passage(
@@ -174,7 +195,8 @@ def _of_passage(
     best: tuple[Action, Scenario | None] = (Action.ALLOW, None)
     refused = {s: p for s, p in scores.items() if policy.action(s, Stage.INPUT).intervenes}
     tolerated = sum(p for s, p in scores.items() if s not in refused)
-    for harm, named in ((unsafe, scores), (unsafe - tolerated, refused)):
+    rest = max(unsafe - tolerated, *refused.values(), 0.0)  # rules may be certain of several
+    for harm, named in ((unsafe, scores), (rest, refused)):
         scenario = max(named, key=lambda s: named[s], default=None)
         action = policy.action(scenario, Stage.INPUT)
         if harm >= policy.threshold(scenario, Stage.INPUT) and action.strength > best[0].strength:

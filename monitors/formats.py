@@ -27,6 +27,7 @@ from enum import Enum, StrEnum
 OPENER, CLOSER = "<think>", "</think>"
 _OPENER = re.compile(OPENER, re.IGNORECASE | re.ASCII)
 _CLOSER = re.compile(CLOSER, re.IGNORECASE | re.ASCII)
+_VISIBLE = re.compile(r"\S")
 _MAX_INDENT = 256  # more whitespace than this before an opener, and it is none
 
 
@@ -82,10 +83,11 @@ class ReplyParser:
     `resumed`: the reply continues an open thought, so inline text starts inside the block.
     """
 
-    __slots__ = ("_answer_state", "_held", "_state")
+    __slots__ = ("_answer_state", "_at", "_held", "_state")
 
     def __init__(self, format: Format = Format.AUTO, *, resumed: bool = False) -> None:
         self._held = ""
+        self._at = 0  # while scanning: up to here it is decided
         self._answer_state = _State.ANSWER if format is Format.SEPARATED else _State.UNPARSED
         inline = format in (Format.THINK, Format.THINK_OPEN)
         starts_inside = format is Format.THINK_OPEN or (resumed and inline)
@@ -114,46 +116,49 @@ class ReplyParser:
         return pieces
 
     def _scan(self, pieces: list[Piece], *, final: bool) -> None:
-        while self._held:
+        decided = True
+        while decided and self._at < len(self._held):
             match self._state:
                 case _State.ANSWER:
                     self._emit(pieces, Channel.ANSWER, len(self._held))
                 case _State.START | _State.AFTER:
-                    if not self._look_for_opener(pieces, final=final):
-                        return
+                    decided = self._look_for_opener(pieces, final=final)
                 case _State.INSIDE | _State.UNPARSED:
-                    if not self._look_for_closer(pieces, final=final):
-                        return
+                    decided = self._look_for_closer(pieces, final=final)
+        self._held, self._at = self._held[self._at :], 0
 
     def _look_for_opener(self, pieces: list[Piece], *, final: bool) -> bool:
-        text = self._held.lstrip()
-        indent = len(self._held) - len(text)
-        if indent <= _MAX_INDENT and _OPENER.match(text):
-            self._emit(pieces, Channel.MARKUP, indent + len(OPENER))
-            self._state = _State.INSIDE
-            return True
-        if not final and indent <= _MAX_INDENT and OPENER.startswith(text.lower()):
-            return False  # whitespace, or the beginning of an opener: wait
+        visible = _VISIBLE.search(self._held, self._at)
+        start = visible.start() if visible else len(self._held)
+        if start - self._at <= _MAX_INDENT:
+            if _OPENER.match(self._held, start):
+                self._emit(pieces, Channel.MARKUP, start + len(OPENER))
+                self._state = _State.INSIDE
+                return True
+            text = self._held[start : start + len(OPENER) + 1].lower()
+            if not final and OPENER.startswith(text):
+                return False  # whitespace, or the beginning of an opener: wait
         self._state = _State.ANSWER if self._state is _State.AFTER else self._answer_state
         return True
 
     def _look_for_closer(self, pieces: list[Piece], *, final: bool) -> bool:
         channel = Channel.REASONING if self._state is _State.INSIDE else Channel.UNPARSED
-        if "<" not in self._held:  # most deltas
+        if self._held.find("<", self._at) < 0:  # most deltas
             self._emit(pieces, channel, len(self._held))
             return False
-        if match := _CLOSER.search(self._held):
+        if match := _CLOSER.search(self._held, self._at):
             self._emit(pieces, channel, match.start())
-            self._emit(pieces, Channel.MARKUP, len(CLOSER))
+            self._emit(pieces, Channel.MARKUP, match.end())
             self._state = _State.AFTER
             return True
         self._emit(pieces, channel, len(self._held) - (0 if final else _partial_closer(self._held)))
         return False
 
-    def _emit(self, pieces: list[Piece], channel: Channel, length: int) -> None:
-        if length:
-            pieces.append(Piece(channel, WireField.CONTENT, self._held[:length]))
-            self._held = self._held[length:]
+    def _emit(self, pieces: list[Piece], channel: Channel, end: int) -> None:
+        """What lies before `end` is decided."""
+        if end > self._at:
+            pieces.append(Piece(channel, WireField.CONTENT, self._held[self._at : end]))
+            self._at = end
 
 
 def _partial_closer(text: str) -> int:

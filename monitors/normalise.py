@@ -2,6 +2,7 @@
 
 What a reader sees as the same text becomes the same string: compatibility forms and case are
 folded (NFKC, case-fold), characters that show nothing dropped, whitespace runs made one space.
+Of the marks on one base the first thirty count.
 Joiners stay where a script needs them to spell (Arabic to Khmer): there they change the word.
 """
 
@@ -21,6 +22,9 @@ _INVISIBLE = regex.compile(
     regex.VERBOSE | regex.VERSION1,
 )
 _SURROGATE = regex.compile(r"\p{Cs}")
+# More marks on one base than any script has: NFKC sorts them in quadratic time. (The two half-width
+# letters become marks.)
+_MARKS = regex.compile(r"([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]+")
 _MAX_ROUNDS = 8  # two suffice for real text; hostile mark sequences may need one or two more
 
 
@@ -30,7 +34,8 @@ def normalise(text: str) -> str:
         return " ".join(text.translate(_ASCII_CONTROLS).casefold().split())
     text = _SURROGATE.sub("\ufffd", text)
     for _ in range(_MAX_ROUNDS):  # dropping a character can bring two together that then compose
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        folded = unicodedata.normalize("NFKC", _MARKS.sub(r"\1", text)).casefold()
+        folded = unicodedata.normalize("NFKC", folded)
         folded = " ".join(_INVISIBLE.sub("", folded).split())
         if folded == text:
             break

@@ -19,6 +19,7 @@ class TokenLedger:
     __slots__ = (
         "_characters",
         "_deltas",
+        "_first",
         "_kept",
         "_last",
         "_marks",
@@ -30,6 +31,7 @@ class TokenLedger:
 
     def __init__(self) -> None:
         self._kept = 0  # of earlier legs
+        self._first = True  # the first leg is under way
         self._prompt: Usage | None = None  # the first leg's: what the client's own prompt cost
         self.discarded = 0
         """Completion tokens generated but not delivered."""
@@ -60,10 +62,12 @@ class TokenLedger:
         self._characters += characters
         if usage is not None:
             self._last = usage
-            if self._prompt is None:
+            if self._first:  # its last usage has the details
                 self._prompt = usage
         elif characters:  # the role's and the finish reason's are no tokens
             self._deltas += 1
+        if self._marks and self._marks[-1][0] == self._characters:
+            self._marks.pop()  # no text since: there is nothing between the two
         self._marks.append((self._characters, self.generated))
 
     def release(self, characters: int) -> None:
@@ -81,6 +85,7 @@ class TokenLedger:
             delivered = min(self._marks[0][1], delivered + 1)
         self.discarded += max(0, self.generated - delivered)
         self._kept += delivered
+        self._first = False
         self._begin_leg()
 
     def total(self) -> Usage | None:

@@ -2,12 +2,14 @@
 
 Read from vLLM 0.32's stream; unknown keys are ignored, so that older and newer servers work.
 Whatever is not the SSE or JSON that it should be raises `WireError`; its text never quotes the
-upstream.
+upstream. Text passes in a delta's three fields alone, which are judged; what else a client gets is
+counts and known words.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated
 
 import msgspec
 
@@ -29,7 +31,7 @@ class SSEDecoder:
     __slots__ = ("_data", "_rest", "_size")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()  # of a line: appending does not copy it
         self._data: list[bytes] = []
         self._size = 0
 
@@ -38,8 +40,11 @@ class SSEDecoder:
 
         Raises WireError past MAX_EVENT_BYTES.
         """
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += rest
         payloads: list[bytes] = []
         for raw in lines:
             line = raw.removesuffix(b"\r")
@@ -73,6 +78,24 @@ class TokensDetails(msgspec.Struct):
     reasoning_tokens: _Tokens | None = None
 
 
+class Modalities(msgspec.Struct, omit_defaults=True):
+    """`usage.prompt_tokens_details.multimodal_tokens`: vLLM's modalities."""
+
+    image: _Tokens | None = None
+    video: _Tokens | None = None
+    audio: _Tokens | None = None
+    vision_chunk: _Tokens | None = None
+
+
+class PromptDetails(msgspec.Struct, omit_defaults=True):
+    """`usage.prompt_tokens_details`; only what is counted."""
+
+    cached_tokens: _Tokens | None = None
+    created_cache_tokens: _Tokens | None = None
+    audio_tokens: _Tokens | None = None
+    multimodal_tokens: Modalities | None = None
+
+
 class Usage(msgspec.Struct):
     """`usage`: token counts of one upstream request."""
 
@@ -80,7 +103,7 @@ class Usage(msgspec.Struct):
     completion_tokens: _Tokens | None = 0
     total_tokens: _Tokens = 0
     completion_tokens_details: TokensDetails | None = None
-    prompt_tokens_details: dict[str, Any] | None = None
+    prompt_tokens_details: PromptDetails | None = None
 
 
 class Delta(msgspec.Struct):
@@ -91,12 +114,28 @@ class Delta(msgspec.Struct):
     reasoning_content: str | None = None
 
 
+_FINISH_REASONS = (
+    *("stop", "length", "content_filter", "tool_calls", "function_call"),  # OpenAI's
+    *("abort", "error", "repetition"),  # vLLM's
+)
+
+
 class Choice(msgspec.Struct):
     """`choices[]` of a chunk."""
 
     delta: Delta = msgspec.field(default_factory=Delta)
     finish_reason: str | None = None
-    stop_reason: int | str | None = None
+    stop_reason: _Tokens | str | None = None
+    """A stop token's id; stop strings are ours to find, so the upstream's are dropped."""
+
+    def __post_init__(self) -> None:
+        if self.finish_reason is not None and self.finish_reason not in _FINISH_REASONS:
+            self.finish_reason = "stop"
+        if isinstance(self.stop_reason, str):
+            self.stop_reason = None
+
+
+_FINGERPRINT = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 
 
 class Chunk(msgspec.Struct):
@@ -107,6 +146,10 @@ class Chunk(msgspec.Struct):
     raw_error: msgspec.Raw = msgspec.field(name="error", default_factory=msgspec.Raw)
     system_fingerprint: str | None = None
     prompt_text: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _FINGERPRINT.fullmatch(self.system_fingerprint or ""):
+            self.system_fingerprint = None
 
     @property
     def error(self) -> msgspec.Raw | None:

@@ -6,7 +6,7 @@ the event loop, bounds its queue and its time, and turns every failure into an `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,7 +43,8 @@ class Verdict:
     certainty and only rules give it: evidence does not clip it. `scenarios`: probability that the
     passage is unsafe *and* of that scenario; the values add up to at most `unsafe` for a
     probabilistic judge; scenarios left out are 0. `ms`: milliseconds from hand-over to verdict,
-    queueing included. `reason`: why it is unknown.
+    queueing included. `reason`: why it is unknown. `parts`: the verdicts that it combines (of
+    several judges, or of the pieces of a long text), of which a policy weighs each.
     """
 
     unsafe: float | None
@@ -51,6 +52,7 @@ class Verdict:
     scenarios: Mapping[Scenario, float] = field(default_factory=dict)
     ms: float = 0.0
     reason: str | None = None
+    parts: tuple[Verdict, ...] = ()
 
     @property
     def unknown(self) -> bool:
@@ -66,6 +68,24 @@ class Verdict:
     def of_unknown(cls, judge: str, reason: str, ms: float = 0.0) -> Verdict:
         """The verdict of a judge that could not tell, and why."""
         return cls(unsafe=None, judge=judge, ms=ms, reason=reason)
+
+    @classmethod
+    def combined(cls, judge: str, verdicts: Iterable[Verdict]) -> Verdict:
+        """The highest score per scenario and overall, with all verdicts as its parts.
+
+        If one could not tell, nor can all together, unless another is certain (exactly 1.0): no
+        score below that outweighs a blind spot.
+        """
+        parts = tuple(part for verdict in verdicts for part in verdict.parts or (verdict,))
+        unsafe = max((part.unsafe for part in parts if part.unsafe is not None), default=0.0)
+        blind = next((part for part in parts if part.unknown), None)
+        if blind is not None and unsafe < 1.0:
+            return blind
+        scenarios: dict[Scenario, float] = {}
+        for part in parts:
+            for scenario, score in part.scenarios.items():
+                scenarios[scenario] = max(score, scenarios.get(scenario, 0.0))
+        return cls(unsafe, judge, scenarios, parts=parts)
 
 
 class Judge(Protocol):

@@ -18,6 +18,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
@@ -56,6 +58,9 @@ HEADS = {
 _CLAMP = 1e-4
 _MIN_SCENARIO = 0.01
 _MIN_OPAQUE = 4  # a stray symbol does not make a passage unreadable
+_SPAN = 200  # characters, spaces aside, of which most must be readable, wherever they stand
+_CONTEXT = 4000, 2000  # characters of a request's start and end that count as context
+_CACHED_REQUESTS = 256
 _CACHED_WORDS = 1 << 15
 _BLOCK = 8192  # words looked up at once: well under the cache, so that a block always fits
 
@@ -66,6 +71,7 @@ _WORD = regex.compile(
     r"|\p{N}+|[?!]"
 )
 _NEUTRAL = frozenset("PZN") | {"Sm", "Sc", "Sk", "Cc"}
+_DRAWN = frozenset(map(chr, range(0x2500, 0x2600)))  # what tables and trees are drawn with
 
 _DAMAGED = (
     *(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error),
@@ -203,6 +209,8 @@ class EmbeddedJudge:
         self._model = model
         self._cache = _WordCache(model)
         self._alphabet = frozenset(model.alphabet)
+        # All steps of a generation share their request.
+        self._request_sums = lru_cache(_CACHED_REQUESTS)(self._sums)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -212,23 +220,17 @@ class EmbeddedJudge:
     def score(self, passages: Sequence[Passage]) -> list[Verdict]:
         """One verdict per passage, in order."""
         started = perf_counter()
-        requests: dict[tuple[Stage, str], tuple[float, Floats]] = {}
-        return [self._verdict(passage, requests, started) for passage in passages]
+        return [self._verdict(passage, started) for passage in passages]
 
     def logit(self, passage: Passage) -> float:
         """The score before calibration, the worst window's."""
-        return self._worst(passage, {})[0]
+        return self._worst(passage)[0]
 
-    def _verdict(
-        self,
-        passage: Passage,
-        requests: dict[tuple[Stage, str], tuple[float, Floats]],
-        started: float,
-    ) -> Verdict:
+    def _verdict(self, passage: Passage, started: float) -> Verdict:
         if _opaque(normalise(passage.text), self._alphabet):
             ms = (perf_counter() - started) * 1000
             return Verdict.of_unknown(self.name, "unreadable", ms)
-        logit, topics = self._worst(passage, requests)
+        logit, topics = self._worst(passage)
         stage = STAGES.index(passage.stage)
         unsafe = float(self._model.calibrated(stage, np.array(logit)))
         shares = unsafe * _softmax(topics + self._model.scenario_bias)
@@ -240,16 +242,13 @@ class EmbeddedJudge:
         ms = (perf_counter() - started) * 1000
         return Verdict(unsafe=unsafe, judge=self.name, scenarios=scenarios, ms=ms)
 
-    def _worst(
-        self, passage: Passage, requests: dict[tuple[Stage, str], tuple[float, Floats]]
-    ) -> tuple[float, Floats]:
+    def _worst(self, passage: Passage) -> tuple[float, Floats]:
         logit, topics = self._sums(passage.text, HEADS[passage.stage, "text"])
         logit += float(self._model.bias[STAGES.index(passage.stage)])
         if passage.request and passage.stage is not Stage.INPUT:
-            key = passage.stage, passage.request
-            if key not in requests:  # all steps of a generation share theirs
-                requests[key] = self._sums(passage.request, HEADS[passage.stage, "request"])
-            logit, topics = logit + requests[key][0], topics + requests[key][1]
+            head = HEADS[passage.stage, "request"]
+            asked, asked_topics = self._request_sums(_context(passage.request), head)
+            logit, topics = logit + asked, topics + asked_topics
         return logit, topics
 
     def _sums(self, text: str, head: int) -> tuple[float, Floats]:
@@ -321,8 +320,17 @@ def _window(
     return float(logit), vectors[distinct, unsafe.shape[1] :].sum(axis=0) * scale
 
 
+def _context(request: str) -> str:
+    """What of a request the steps of its reply are judged with; it is judged in full by itself."""
+    first, last = _CONTEXT
+    if len(request) <= first + last:
+        return request
+    return f"{request[:first]} {request[-last:]}"
+
+
 def _opaque(text: str, alphabet: frozenset[str]) -> bool:
-    """Whether most of a text is in characters that training never showed: it cannot be read.
+    """Whether a text, or most of a span of it, is in characters that training never showed: what
+    stands there cannot be read, whatever stands around it.
 
     Numbers, punctuation and formulae are plain to everyone and never opaque.
     """
@@ -331,10 +339,16 @@ def _opaque(text: str, alphabet: frozenset[str]) -> bool:
     unseen = [char for char in text if char not in alphabet and not char.isascii()]
     if len(unseen) < _MIN_OPAQUE:
         return False
-    strange = sum(
-        not ({category := unicodedata.category(char), category[0]} & _NEUTRAL) for char in unseen
-    )
-    return strange >= _MIN_OPAQUE and 2 * strange > len(text) - text.count(" ")
+    strange = {
+        char
+        for char in set(unseen)
+        if not ({category := unicodedata.category(char), category[0]} & _NEUTRAL)
+        and char not in _DRAWN
+    }
+    counts = list(accumulate((char in strange for char in text if char != " "), initial=0))
+    span = min(_SPAN, len(counts) - 1)
+    most = max(after - before for before, after in zip(counts, counts[span:], strict=False))
+    return most >= _MIN_OPAQUE and 2 * most > span
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -1,7 +1,8 @@
 """Operator patterns: certain, instant, and without backtracking (RE2), on normalised text.
 
-A phrase that a step boundary splits must hit too, so a passage is also matched joined to the step
-before it. Only a match that reaches into the passage counts: the earlier step had its own verdict.
+A phrase that step boundaries split must hit too, so a passage is also matched joined to the two
+steps before it. Only a match that reaches into the passage counts: the earlier steps had their own
+verdicts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from time import perf_counter
 from typing import Any
 
@@ -20,8 +22,8 @@ from monitors.judges.base import Passage, Verdict
 from monitors.normalise import normalise
 from monitors.taxonomy import Scenario, Stage
 
-_TAIL = 1000  # characters of the earlier step: more than any step has, so this bounds odd callers
-_HEAD = 4000  # characters of the passage that a match begun in the earlier step may reach into
+_TAIL = 1000  # characters of the earlier steps: more than two have, so this bounds odd callers
+_HEAD = 4000  # characters of the passage that a match begun in an earlier step may reach into
 
 
 @dataclass(slots=True, frozen=True)
@@ -83,13 +85,13 @@ class RulesJudge:
 
 
 def _readings(passage: Passage) -> Iterator[tuple[str, int]]:
-    """(normalised text, where the passage starts in it): alone, and joined to the last step."""
+    """(normalised text, where the passage starts in it): alone, and joined to the last steps."""
     yield normalise(passage.text), 0
-    if passage.earlier:
-        before = passage.earlier[-1][-_TAIL:]
-        # Callers may have stripped the space between two steps; a word cut in two has none.
-        for joint in ("", " "):
-            yield normalise(before + joint + passage.text[:_HEAD]), len(normalise(before))
+    earlier = [step[-_TAIL:] for step in passage.earlier[-2:]]
+    # Callers may have stripped the space between two steps; a word cut in two has none.
+    for joints in product(("", " "), repeat=len(earlier)) if earlier else ():
+        before = "".join(map("".join, zip(earlier, joints, strict=True)))[-_TAIL:]
+        yield normalise(before + passage.text[:_HEAD]), len(normalise(before))
 
 
 def _reaches(pattern: Any, text: str, start: int) -> bool:

@@ -4,15 +4,20 @@ Every submitted passage is answered exactly once, whatever happens: a full queue
 a late or failing judge `timeout` or `failed`, each an unknown verdict. A judge that hangs for good
 holds its thread; its stage then answers `timeout`, which the policy's fail-closed rows turn into
 refusals.
+
+No passage holds up the others: a long one is judged in overlapping pieces, and its next piece goes
+behind whoever waits by then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 from time import perf_counter
 from types import TracebackType
 
@@ -29,21 +34,42 @@ QUEUE_BOUND = 1024
 BATCH = 16
 """Passages per hand-over to the thread; small, so that an early deadline gets in between."""
 
+PIECE, OVERLAP = 20_000, 2_000
+"""Characters judged at once (also per hand-over: about 20 ms with the shipped judge), and how many
+of them the next piece of the same text sees again: more than a window or a phrase.
+"""
+
 Callback = Callable[[Verdict], None]
 
 
 @dataclass(slots=True, order=True)
 class _Job:
-    deadline: float
+    turn: float
     order: int
-    passage: Passage = field(compare=False)
+    piece: Passage = field(compare=False)  # to be judged next
+    rest: Iterator[Passage] = field(compare=False)
     callback: Callback = field(compare=False)
     submitted: float = field(compare=False)
+    timeout: float = field(compare=False)
+    until: asyncio.Event | None = field(compare=False)
     timer: asyncio.TimerHandle | None = field(compare=False, default=None)
     answered: bool = field(compare=False, default=False)
+    verdicts: list[Verdict] = field(compare=False, default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether it was answered (too late, perhaps), or nobody wants the answer any more."""
+        return self.answered or (self.until is not None and self.until.is_set())
+
+    def advance(self) -> bool:
+        """On to the next piece, if there is one."""
+        if self.over or (piece := next(self.rest, None)) is None:
+            return False
+        self.piece = piece
+        return True
 
     def answer(self, verdict: Verdict) -> None:
-        if self.answered:
+        if self.over:
             return
         self.answered = True
         if self.timer is not None:
@@ -62,7 +88,7 @@ class _Lane:
         self._bound = bound
         self._jobs: list[_Job] = []
         self._ready = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"judge-{judge.name}")
+        self._handed: SimpleQueue[_Batch | None] = SimpleQueue()
 
     @property
     def waiting(self) -> int:
@@ -71,19 +97,25 @@ class _Lane:
     def submit(self, job: _Job) -> None:
         if len(self._jobs) >= self._bound:
             # Jobs that timed out stay in the heap until they surface: make room before refusing.
-            self._jobs = [waiting for waiting in self._jobs if not waiting.answered]
+            self._jobs = [waiting for waiting in self._jobs if not waiting.over]
             heapq.heapify(self._jobs)
         if len(self._jobs) >= self._bound:
             # Not at once: the caller is still doing what made it submit.
             overload = Verdict.of_unknown(self.judge.name, OVERLOAD)
             asyncio.get_running_loop().call_soon(job.answer, overload)
             return
+        self._push(job)
+
+    def _push(self, job: _Job) -> None:
         heapq.heappush(self._jobs, job)
         self._ready.set()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         batch: list[_Job] = []
+        # A daemon: a judge that hangs for good must not keep the process from ending.
+        name = f"judge-{self.judge.name}"
+        threading.Thread(target=self._work, args=(loop,), name=name, daemon=True).start()
         try:
             while True:
                 await self._ready.wait()
@@ -91,41 +123,89 @@ class _Lane:
                 if not batch:
                     self._ready.clear()
                     continue
-                passages = [job.passage for job in batch]
-                verdicts = await loop.run_in_executor(self._thread, self._score, passages)
+                future: asyncio.Future[list[Verdict]] = loop.create_future()
+                self._handed.put((batch, future))
+                verdicts = await future
                 done = perf_counter()
                 for job, verdict in zip(batch, verdicts, strict=True):
-                    job.answer(replace(verdict, ms=(done - job.submitted) * 1e3))
+                    job.verdicts.append(verdict)
+                    if job.advance():
+                        job.turn = loop.time() + job.timeout
+                        self._push(job)
+                        continue
+                    one = len(job.verdicts) == 1
+                    whole = verdict if one else Verdict.combined(self.judge.name, job.verdicts)
+                    job.answer(replace(whole, ms=(done - job.submitted) * 1e3))
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._handed.put(None)
             for job in [*batch, *self._jobs]:
                 job.answer(Verdict.of_unknown(self.judge.name, "shutdown"))
 
     def _next_batch(self) -> list[_Job]:
         batch: list[_Job] = []
+        room = PIECE
         while self._jobs and len(batch) < BATCH:
-            job = heapq.heappop(self._jobs)
-            if not job.answered:
-                batch.append(job)
+            if self._jobs[0].over:
+                heapq.heappop(self._jobs)
+                continue
+            room -= len(self._jobs[0].piece.text)
+            if batch and room < 0:
+                break
+            batch.append(heapq.heappop(self._jobs))
         return batch
 
-    def _score(self, passages: Sequence[Passage]) -> list[Verdict]:
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The thread."""
+        while (handed := self._handed.get()) is not None:
+            batch, future = handed
+            verdicts = self._score(batch)
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(_settle, future, verdicts)
+
+    def _score(self, batch: Sequence[_Job]) -> list[Verdict]:
         """In the thread. Never raises: a judge's failure is a verdict."""
         try:
-            verdicts = [_checked(verdict) for verdict in self.judge.score(passages)]
-            if len(verdicts) != len(passages):
-                raise ValueError(f"{len(verdicts)} verdicts for {len(passages)} passages")
-        except Exception as error:  # noqa: BLE001 - whatever a judge raises, the text is unjudged
-            if len(passages) > 1:  # a text it chokes on must not cost others their verdict
-                return [verdict for passage in passages for verdict in self._score([passage])]
+            verdicts = [_checked(v) for v in self.judge.score([job.piece for job in batch])]
+            if len(verdicts) != len(batch):
+                raise ValueError(f"{len(verdicts)} verdicts for {len(batch)} passages")
+        except BaseException as error:  # noqa: BLE001 - whatever it raises, the text is unjudged
+            if len(batch) > 1:  # a text it chokes on must not cost others their verdict
+                return [verdict for job in batch for verdict in self._score_alone(job)]
             log.error("judge failed", judge=self.judge.name, error=type(error).__name__)
             return [Verdict.of_unknown(self.judge.name, "failed")]
         return verdicts
 
+    def _score_alone(self, job: _Job) -> list[Verdict]:
+        if job.over:  # meanwhile
+            return [Verdict.of_unknown(self.judge.name, TIMEOUT)]
+        return self._score([job])
+
+
+_Batch = tuple[list[_Job], asyncio.Future[list[Verdict]]]
+
+
+def _settle(future: asyncio.Future[list[Verdict]], verdicts: list[Verdict]) -> None:
+    if not future.done():  # cancelled: the service ends
+        future.set_result(verdicts)
+
+
+def _pieces(passage: Passage) -> Iterator[Passage]:
+    """The passage, cut where it is long."""
+    if len(passage.text) <= PIECE:
+        yield passage
+        return
+    for start in range(0, len(passage.text) - OVERLAP, PIECE - OVERLAP):
+        yield replace(passage, text=passage.text[start : start + PIECE])
+
 
 def _checked(verdict: Verdict) -> Verdict:
     """A score outside 0..1 (or not a number) is nonsense, hence unknown."""
-    scores = () if verdict.unsafe is None else (verdict.unsafe, *verdict.scenarios.values())
+    scores = [
+        score
+        for one in (verdict, *verdict.parts)
+        if one.unsafe is not None
+        for score in (one.unsafe, *one.scenarios.values())
+    ]
     if all(0.0 <= score <= 1.0 for score in scores):
         return verdict
     return Verdict.of_unknown(verdict.judge, "nonsense")
@@ -166,13 +246,21 @@ class JudgeService:
         """Passages in the queues."""
         return sum({id(lane): lane.waiting for lane in self._lanes.values()}.values())
 
-    def submit(self, passage: Passage, callback: Callback) -> None:
-        """Have a passage judged; `callback` is called on the event loop, exactly once."""
+    def submit(
+        self, passage: Passage, callback: Callback, *, until: asyncio.Event | None = None
+    ) -> None:
+        """Have a passage judged; `callback` is called on the event loop, exactly once.
+
+        Once `until` is set nobody wants the verdict: it is not called, and what waits is dropped.
+        """
         loop = asyncio.get_running_loop()
         lane = self._lanes[passage.stage]
         self._order += 1
         now = loop.time()
-        job = _Job(now + self._timeout, self._order, passage, callback, perf_counter())
-        late = Verdict.of_unknown(lane.judge.name, TIMEOUT, self._timeout * 1e3)
-        job.timer = loop.call_at(job.deadline, job.answer, late)
+        rest, timeout = _pieces(passage), self._timeout
+        job = _Job(
+            now + timeout, self._order, next(rest), rest, callback, perf_counter(), timeout, until
+        )
+        late = Verdict.of_unknown(lane.judge.name, TIMEOUT, timeout * 1e3)
+        job.timer = loop.call_at(job.turn, job.answer, late)
         lane.submit(job)

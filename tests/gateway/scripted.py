@@ -48,6 +48,8 @@ class Scripted:
         """A chat request came."""
         self.dropped = threading.Event()
         """The gateway closed a connection that the script was not done with."""
+        self.headers = b""
+        """Of the last request."""
         self._script = script
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -83,7 +85,7 @@ class Scripted:
         with connection:
             connection.settimeout(_STANDSTILL)
             try:
-                path, request = _read(connection)
+                path, request, self.headers = _read(connection)
                 for step in self._steps(path, request):
                     if isinstance(step, bytes):
                         connection.sendall(step)
@@ -125,7 +127,7 @@ def _probed(request: dict[str, Any]) -> list[Step]:
     return [head(), shown, chunk(reasoning="Paris, I think."), FINISH, DONE]
 
 
-def _read(connection: socket.socket) -> tuple[str, dict[str, Any]]:
+def _read(connection: socket.socket) -> tuple[str, dict[str, Any], bytes]:
     data = b""
     while b"\r\n\r\n" not in data:
         if not (more := connection.recv(65536)):
@@ -136,7 +138,7 @@ def _read(connection: socket.socket) -> tuple[str, dict[str, Any]]:
     sizes = [int(line[15:]) for line in lines if line.lower().startswith("content-length:")]
     while len(rest) < sum(sizes):
         rest += connection.recv(65536)
-    return lines[0].split()[1], json.loads(rest) if rest else {}
+    return lines[0].split()[1], json.loads(rest) if rest else {}, header
 
 
 @contextmanager

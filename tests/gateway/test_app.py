@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import random
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from gateway.app import create_app
 from gateway.request import RequestLimits
 from gateway.settings import Settings
 from monitors.errors import UserError
+from monitors.images import ImageLimits, reencode
 from tests.gateway.harness import (
     BREAD,
     MODEL,
@@ -30,6 +34,10 @@ from tests.gateway.harness import (
 )
 from tests.gateway.scripted import Scripted, body, scripted
 
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4"
+    "z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
 POLICY = Path(__file__).parents[2] / "deploy" / "policies" / "default.yaml"
 
 
@@ -78,6 +86,10 @@ def test_what_is_not_guarded_is_not_there(
     gate: Guarded, method: str, path: str, status: int
 ) -> None:
     assert_openai_error(httpx.request(method, gate.root + path, json={}), status)
+
+
+def test_a_405_says_what_is_allowed(gate: Guarded) -> None:
+    assert httpx.get(f"{gate.url}/chat/completions").headers["allow"] == "POST"
 
 
 def test_health_needs_nothing(gate: Guarded) -> None:
@@ -234,6 +246,13 @@ def test_a_bad_upstream_url_is_named_before_anything_starts(url: str) -> None:
         create_app(Settings(url, POLICY))
 
 
+@pytest.mark.parametrize("url", ["http://user:secret@x/v1", "ftp://secret@x", "http://u:#secret@x"])
+def test_a_password_in_the_upstream_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(UserError, match=r"--upstream: .*MLRM_GUARD_UPSTREAM_KEY") as caught:
+        create_app(Settings(url, POLICY))
+    assert "secret" not in str(caught.value)
+
+
 # --- bodies -----------------------------------------------------------------------------------
 
 
@@ -276,13 +295,51 @@ def test_a_body_over_the_limit_is_a_413(gate: Guarded, chunked: bool) -> None:
     assert_openai_error(reply, 413, "request_too_large")
 
 
-def test_a_body_that_does_not_come_is_a_400(gate: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.chat.BODY_SECONDS", 0.2)
+@contextmanager
+def sending(gate: Guarded, data: bytes, length: int) -> Iterator[socket.socket]:
+    """A client that has sent this much of a body of `length` bytes."""
     start = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", int(gate.root.rpartition(":")[2]))) as client:
         client.settimeout(10)
-        client.sendall(start + b"Content-Length: 10\r\n\r\n{")
+        client.sendall(start + b"Content-Length: %d\r\n\r\n" % length + data)
+        yield client
+
+
+def test_a_body_that_does_not_come_is_a_400(gate: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.chat.BODY_SECONDS", 0.2)
+    with sending(gate, b"{", 10) as client:
         assert client.recv(12) == b"HTTP/1.1 400"
+
+
+def test_a_request_that_still_arrives_counts_as_a_stream() -> None:
+    with guarded(settings={"max_streams": 1}) as gate:
+        with sending(gate, b"{", 10):
+            wait_until(lambda: metric(gate.root, "mlrm_guard_live_generations") == 1, "not begun")
+            assert_openai_error(gate.post(BREAD.prompt), 503, "overloaded")
+        wait_until(lambda: metric(gate.root, "mlrm_guard_live_generations") == 0, "stays")
+        gate.stream(BREAD.prompt).check_whole()
+
+
+def test_the_images_of_a_client_that_left_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(url: str, limits: ImageLimits) -> str:
+        begun.append(url)
+        assert left.wait(10)
+        return reencode(url, limits)
+
+    begun: list[str] = []
+    left = threading.Event()
+    monkeypatch.setattr("gateway.request.reencode", slow)
+    image = {"type": "image_url", "image_url": {"url": PNG}}
+    call = {"model": MODEL, "messages": [{"role": "user", "content": [image] * 8}]}
+    data = json.dumps(call).encode()
+    with guarded() as gate:
+        with sending(gate, data, len(data)):
+            wait_until(lambda: bool(begun), "not begun")
+        time.sleep(0.2)  # for the server to see it
+        left.set()
+        wait_until(lambda: metric(gate.root, "mlrm_guard_live_generations") == 0, "stays")
+        assert len(begun) == 1
+        assert not gate.asked
 
 
 def test_an_unknown_model_keeps_the_upstreams_404(gate: Guarded) -> None:
@@ -335,3 +392,12 @@ def test_random_bodies_never_break_the_server(gate: Guarded) -> None:
                 assert_openai_error(reply, reply.status_code)
     gate.stream(BREAD.prompt).check_whole()
     wait_until(lambda: metric(gate.root, "mlrm_guard_live_generations") == 0, "streams stay")
+
+
+def test_a_judge_that_cannot_judge_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(self: object, passages: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("monitors.judges.embedded.EmbeddedJudge.score", score)
+    with pytest.raises(UserError, match=r"embedded@\w+ cannot judge: RuntimeError"):
+        create_app(Settings(upstream="http://127.0.0.1:1/v1", policy_file=POLICY))

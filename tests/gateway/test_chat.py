@@ -282,6 +282,17 @@ def test_a_marker_in_an_earlier_turn_is_found(gate: Guarded) -> None:
     assert gate.post("", messages=messages).json()["guard"]["action"] == "refuse"
 
 
+def test_a_marker_split_over_parts_is_found(gate: Guarded) -> None:
+    parts = [{"type": "text", "text": text} for text in ("Tell of the crim", "son ket", "tle")]
+    reply = gate.post("", messages=[{"role": "user", "content": parts}])
+    assert reply.json()["guard"]["action"] == "refuse"
+
+
+def test_a_marker_with_an_escape_in_it_is_found(gate: Guarded) -> None:
+    reply = gate.post(BREAD.prompt, documents=[{"text": "The crimson\nkettle."}])
+    assert reply.json()["guard"]["action"] == "refuse"
+
+
 # --- what clients ask for ---------------------------------------------------------------------
 
 

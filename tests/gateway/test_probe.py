@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.background import serve
+from gateway.errors import UpstreamHTTPError
 from gateway.probe import ProbeReport, probe
 from gateway.simulate import SimulatorOptions, simulator
+from gateway.state import Probes
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
 from monitors.formats import Format
@@ -131,6 +135,128 @@ def test_garbage_while_probing_leaves_the_gateway_up(monkeypatch: pytest.MonkeyP
                 reply = gate.stream(BREAD.prompt)
                 assert reply.text("content") == "Fine. "
             assert httpx.get(f"{gate.root}/readyz").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("content", "format_"),
+    [
+        ("Paris, I think.</think>It is Paris.", Format.THINK_OPEN),
+        ("<think>Paris.</think>It is Paris.", Format.THINK),
+        ("I say <think> and </think> now.", Format.AUTO),
+    ],
+)
+async def test_a_block_that_the_template_opened_shows_at_its_end(
+    content: str, format_: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [head(), chunk(content=content, finish="stop"), b"data: [DONE]\n\n"]
+    monkeypatch.setattr(Scripted, "_steps", lambda *_: said)
+    with scripted() as upstream:
+        assert (await report_on(upstream.root)).format is format_
+
+
+def test_a_malformed_status_line_while_starting_leaves_the_gateway_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.state.RETRY_SECONDS", 0.05)
+    sane, broken = Scripted._steps, True
+
+    def steps(server: Scripted, path: str, request: dict[str, Any]) -> Any:
+        if broken:
+            return [b"HTTP/1.1 200 caf\xe9\r\nConnection: close\r\n\r\n{}"]
+        return sane(server, path, request)
+
+    monkeypatch.setattr(Scripted, "_steps", steps)
+    with scripted(head(), chunk(content="Fine. ", finish="stop"), b"data: [DONE]\n\n") as upstream:
+        with guarded(upstream=upstream.root, ready=False) as gate:
+            assert gate.post(BREAD.prompt).status_code == 502
+            assert httpx.get(f"{gate.root}/readyz").status_code == 503
+            broken = False
+            wait_until(lambda: httpx.get(f"{gate.root}/readyz").status_code == 200, "stays away")
+            gate.stream(BREAD.prompt).check_whole()
+
+
+class FakeUpstream:
+    """Lists what it is told to; a listing that is an error is raised."""
+
+    def __init__(self, *listings: list[dict[str, Any]] | Exception) -> None:
+        self.listings = list(listings)
+
+    async def models(self) -> list[dict[str, Any]]:
+        if not self.listings:
+            raise asyncio.CancelledError
+        listing = self.listings.pop(0)
+        if isinstance(listing, Exception):
+            raise listing
+        return listing
+
+
+async def keep_up(probes: Probes) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await probes.keep_up()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names probed; a model of any name is there, but for `gone`."""
+    names: list[str] = []
+
+    async def probed(_: Upstream, model: str) -> ProbeReport:
+        names.append(model)
+        if model == "gone":
+            raise UpstreamHTTPError(404, "The model `gone` does not exist", "t")
+        return ProbeReport(model, ResumeMethod.CONTINUE, Format.AUTO)
+
+    monkeypatch.setattr("gateway.state.probe", probed)
+    monkeypatch.setattr("gateway.state.RETRY_SECONDS", 0)
+    monkeypatch.setattr("gateway.state.REFRESH_SECONDS", 0)
+    return names
+
+
+async def test_a_bug_does_not_end_the_keeper(asked: list[str]) -> None:
+    probes = Probes(cast("Upstream", FakeUpstream(RuntimeError("bug"), [{"id": "a"}])))
+    await keep_up(probes)
+    assert probes.ready
+    assert asked == ["a"]
+
+
+async def test_models_that_are_not_listed_take_no_place_of_those_that_are(
+    asked: list[str],
+) -> None:
+    probes = Probes(cast("Upstream", FakeUpstream([{"id": "a"}, {"id": "b"}])))
+    await keep_up(probes)
+    for index in range(100):
+        await probes.of(f"x{index}")
+        await probes.of("x0")
+    kept = [report.model for report in probes.reports]
+    assert len(kept) == 2 + 16
+    assert {"a", "b", "x0", "x99"} <= set(kept)
+    assert asked.count("x0") == asked.count("a") == 1
+    await probes.of("x5")
+    assert asked.count("x5") == 2
+
+
+async def test_any_name_is_the_one_model_that_is_listed(asked: list[str]) -> None:
+    probes = Probes(cast("Upstream", FakeUpstream([{"id": "a"}])))
+    await keep_up(probes)
+    assert (await probes.of("alias")).model == "a"
+    assert asked == ["a"]
+
+
+async def test_logs_hold_no_names_that_clients_made_up(asked: list[str]) -> None:
+    refused = UpstreamHTTPError(404, "secret words", "t")
+    probes = Probes(cast("Upstream", FakeUpstream(refused, [{"id": "a"}, {"id": "b"}])))
+    with capture_logs() as logs:
+        await keep_up(probes)
+        await probes.of("secret")
+        await probes.of("gone")
+    rows = [(row["event"], row.get("model"), row.get("error")) for row in logs]
+    assert rows == [
+        ("upstream not ready", None, "the upstream answered 404"),
+        ("probed", "a", None),
+        ("probed", "b", None),
+        ("probed", None, None),
+        ("probe failed", None, "the upstream answered 404"),
+    ]
 
 
 def test_an_upstream_that_comes_back_is_probed_then(monkeypatch: pytest.MonkeyPatch) -> None:

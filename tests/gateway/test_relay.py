@@ -17,6 +17,7 @@ import psutil
 import pytest
 from blockbuster import blockbuster_ctx
 
+from gateway.state import TRIAL
 from monitors.events import Outcome, StepRecord
 from monitors.judges.base import Passage, Verdict
 from monitors.taxonomy import Stage
@@ -88,6 +89,8 @@ LEAKY = {"error": {"message": "no file /srv/models/x at 10.1.2.3:80", "code": 40
         ([body({"error": "Unauthorized"}, 401)], 502, "upstream_key_rejected"),
         ([head(500, "text/html"), b"<b>/srv/secret</b>"], 500, None),
         ([head(302, "text/html", "Location: /elsewhere")], 502, None),
+        ([head(999)], 502, None),
+        ([b"HTTP/1.1 200 caf\xe9\r\n\r\n"], 502, "upstream_unavailable"),
     ],
 )
 def test_an_upstream_that_fails_at_once_is_an_error_reply(
@@ -155,6 +158,53 @@ def test_a_fault_in_mid_stream_is_an_error_event_without_end_mark(
     assert "upstream" in message or "removed" in message
     assert "/srv" not in text
     assert gate.outcome(reply.headers["x-guard-request-id"]).ended == "failed"
+
+
+@pytest.mark.parametrize(("code", "status"), [(404, 400), (503, 502)])
+def test_an_error_in_mid_stream_brings_no_words_of_the_upstream(
+    bad: tuple[Guarded, Scripted], code: int, status: int
+) -> None:
+    gate, upstream = bad
+    prose = {"message": "purple teapot", "param": "purple", "code": code, "type": "teapot"}
+    upstream.play(head(), ROLE, event({"error": prose}))
+    reply = gate.post(BREAD.prompt)
+    assert assert_openai_error(reply, status) == "the upstream broke off its reply"
+    assert (reply.json()["error"]["param"], reply.json()["error"]["code"]) == (None, None)
+    named = {"error": {"message": "m", "param": "purple", "code": "teapot"}}
+    upstream.play(head(), chunk(reasoning=f"{FIRST} And"), event(named))
+    text = gate.stream(BREAD.prompt).raw.decode()
+    assert "broke off" in text
+    assert "purple" not in text
+    assert "teapot" not in text
+
+
+def test_a_generation_that_takes_too_long_is_a_504(
+    bad: tuple[Guarded, Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dripping() -> Iterator[Step]:
+        yield head()
+        while True:
+            yield chunk(reasoning=f"{FIRST} ")
+            time.sleep(0.05)
+
+    monkeypatch.setattr("gateway.relay.GENERATION_SECONDS", 0.5)
+    gate, upstream = bad
+    upstream.dropped.clear()
+    upstream._script = dripping
+    message = assert_openai_error(gate.post(BREAD.prompt), 504, "upstream_unavailable")
+    assert "too long" in message
+    assert upstream.dropped.wait(5)
+    reply = gate.stream(BREAD.prompt)
+    assert FIRST in reply.text("reasoning")
+    assert assert_error_body(reply.events[-1]) == message
+
+
+def test_cookies_of_the_upstream_are_not_kept(bad: tuple[Guarded, Scripted]) -> None:
+    gate, upstream = bad
+    for name in ("text/event-stream\r\nSet-Cookie: who=alice; Path=/", "text/event-stream"):
+        upstream.play(head(200, name), FINISH, DONE)
+        gate.stream(BREAD.prompt).check_whole()
+    assert b"alice" not in upstream.headers
 
 
 def test_a_chunked_body_that_is_cut_is_an_error_event(bad: tuple[Guarded, Scripted]) -> None:
@@ -297,10 +347,11 @@ def test_a_client_that_reads_nothing_for_too_long_is_gone(monkeypatch: pytest.Mo
 
 
 def failing(misdeed: Callable[[], Any]) -> FakeJudge:
-    """Judges the input as it should."""
+    """Judges the input as it should, and passes the trial at the start."""
 
     def score(passage: Passage) -> Any:
-        return Verdict(0.0, "fake") if passage.stage is Stage.INPUT else misdeed()
+        well = passage.stage is Stage.INPUT or passage.text == TRIAL
+        return Verdict(0.0, "fake") if well else misdeed()
 
     return FakeJudge(score)
 
@@ -360,6 +411,29 @@ def test_a_judge_that_hangs_is_late(failure: str) -> None:
         else:
             assert reply.text("reasoning") == BREAD.reasoning
             assert list(reply.guard["coverage"]["answer"]["released_unjudged"]) == ["timeout"]
+
+
+def test_a_reply_that_ended_leaves_the_judges_nothing_to_do() -> None:
+    release = threading.Event()
+    judged: list[str] = []
+
+    def score(passage: Passage) -> Verdict:
+        if "plain" in passage.text:
+            release.wait(20)
+            judged.append(passage.text)
+        return Verdict(0.0, "fake")
+
+    with guarded(judge=FakeJudge(score), traces=[LONG, BREAD], tokens_per_second=1e6) as gate:
+        try:
+            with pytest.raises(httpx.ReadTimeout):
+                call = {"model": MODEL, "messages": [{"role": "user", "content": LONG.prompt}]}
+                httpx.post(f"{gate.url}/chat/completions", json=call, timeout=1)
+            assert gate.last_outcome(1).ended == "left"
+            assert metric(gate.root, "mlrm_guard_judge_queue") > 16
+        finally:
+            release.set()
+        gate.stream(BREAD.prompt).check_whole()
+        assert len(judged) <= 16  # what the judge had already been given
 
 
 def test_a_text_that_a_judge_chokes_on_costs_no_other_stream_its_verdict() -> None:

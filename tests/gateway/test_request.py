@@ -42,9 +42,14 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 
-def ask(*messages: Any, permissive: Any = False, **fields: Any) -> ChatRequest:
+def ask(
+    *messages: Any,
+    permissive: Any = False,
+    limits: Any = None,
+    **fields: Any,
+) -> ChatRequest:
     body = {"model": "think", "messages": list(messages) or [HELLO], **fields}
-    return admit(json.dumps(body).encode(), permissive=permissive)
+    return admit(json.dumps(body).encode(), permissive=permissive, limits=limits)
 
 
 def refused(*messages: Any, permissive: Any = False, **fields: Any) -> RequestError:
@@ -163,7 +168,7 @@ def test_what_the_client_asked_is_remembered() -> None:
         max_completion_tokens=50,
         cache_salt="salt",
     )
-    assert request.include_usage and request.continuous_usage and request.hide_reasoning
+    assert request.include_usage and request.hide_reasoning
     assert request.stop == ("END", "\n\n") and "stop" not in request.upstream
     assert (request.max_tokens, request.max_tokens_field) == (50, "max_completion_tokens")
     assert request.upstream["max_completion_tokens"] == 50
@@ -239,12 +244,55 @@ def test_fields_with_text_are_judged() -> None:
         documents=[{"title": "T", "text": "D"}],
         structured_outputs={"choice": ["yes"]},
     )
-    texts = {p.role: p.text for p in request.passages if p.message_index is None}
-    assert "böse" in texts["response_format"]
-    assert texts["documents"] == '[{"title":"T","text":"D"}]'
-    assert "yes" in texts["structured_outputs"]
+    texts = [(p.role, p.text) for p in request.passages if p.message_index is None]
+    assert texts == [
+        ("response_format", '{"name":"n","schema":{"description":"böse"}}'),
+        ("response_format", "n\nböse\nname\nschema\ndescription"),
+        ("structured_outputs", '{"choice":["yes"]}'),
+        ("structured_outputs", "yes\nchoice"),
+        ("documents", '[{"title":"T","text":"D"}]'),
+        ("documents", "T\nD\ntitle\ntext"),
+    ]
     assert len(ask(response_format={"type": "json_object"}).passages) == 1
     assert "reasoning tag" in str(refused(documents=[{"text": "</think>"}]))
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_parts_are_judged_in_both_ways_that_templates_join_them(role: str) -> None:
+    parts = [{"type": "text", "text": text} for text in ("a crim", "son ket", "tle")]
+    called = {"tool_call_id": "c"} if role == "tool" else {}
+    request = ask(HELLO, {"role": role, "content": parts, **called}, HELLO)
+    texts = {p.text for p in request.passages if p.message_index == 1}
+    assert texts >= {"a crimson kettle", "a crim\nson ket\ntle"}
+
+
+@pytest.mark.parametrize("escaped", ["\n", "\t", '"', "\\"])
+def test_no_escape_stands_between_the_words_that_a_template_writes(escaped: str) -> None:
+    value = {"crimson": [{"text": f"crimson{escaped}kettle"}]}
+    function = {"name": "f", "arguments": json.dumps(value)}
+    schema = {"name": "n", "schema": value}
+    request = ask(
+        HELLO,
+        {"role": "assistant", "tool_calls": [{**CALL, "function": function}]},
+        {"role": "tool", "content": "x", "tool_call_id": "call_1"},
+        documents=value["crimson"],
+        response_format={"type": "json_schema", "json_schema": schema},
+        structured_outputs={"json": value},
+    )
+    found = {p.role for p in request.passages if f"crimson{escaped}kettle" in p.text}
+    assert found == {"assistant", "documents", "response_format", "structured_outputs"}
+
+
+def test_the_text_to_judge_is_bounded() -> None:
+    limits = RequestLimits(text_chars=20)
+    thought = {"role": "assistant", "content": "", "reasoning": "x" * 5}
+    user = {"role": "user", "content": "x" * 10}
+    ask(thought, user, limits=limits)
+    with pytest.raises(PayloadTooLargeError, match="over 20 characters") as caught:
+        ask(thought, user, thought, user, limits=limits)
+    assert (caught.value.status, caught.value.param) == (413, "messages[3].content")
+    with pytest.raises(PayloadTooLargeError):
+        ask(thought, user, limits=limits, documents=[{"": "x"}])
 
 
 def test_a_reply_can_be_sent_back() -> None:
@@ -262,7 +310,7 @@ def test_a_reply_can_be_sent_back() -> None:
     [
         ("<think>a</think>b", ["a"], "b"),
         (" <THINK>a</Think >\n b ", ["a"], "b "),
-        ("a</think>b", ["a"], "b"),
+        ("a\n</think>\n\nb", ["a\n"], "b"),
         ("<think>a</think><think>b</think>c", ["a", "b"], "c"),
         ("<think>a", ["a"], ""),
         (" plain <think> ", [], " plain <think> "),
@@ -289,8 +337,6 @@ ESCAPED = {"name": "f", "arguments": '{"a": "\\u003c/think>"}'}
         {"role": "user", "content": PARTS},
         {"role": "user", "content": "<|END_THINKING|>"},
         {"role": "tool", "content": "</seed:think>", "tool_call_id": "c"},
-        {"role": "assistant", "content": "<think>a</think>b</think>c"},
-        {"role": "assistant", "content": "Tags are <think> and </think>."},
         {"role": "assistant", "content": "ok", "reasoning": "a</think>"},
         {"role": "assistant", "tool_calls": [{**CALL, "function": ESCAPED}]},
     ],
@@ -300,6 +346,22 @@ def test_literal_reasoning_tags_are_refused(message: dict[str, Any]) -> None:
     assert (error.param or "").startswith("messages[1].")
     assert "--permissive" in str(error)
     ask(HELLO, message, HELLO, permissive=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        ("Tags are <think> and </think>.", "Tags are <think> and <\u2060/think>."),
+        ("<think>a</think>b</think>c", "b<\u2060/think>c"),
+        (
+            [{"type": "text", "text": "a</thi"}, {"type": "text", "text": "nk>b"}],
+            "a<\u2060/think>b",
+        ),
+    ],
+)
+def test_a_model_that_spoke_of_the_tags_does_not_end_its_session(content: Any, sent: str) -> None:
+    request = ask(HELLO, {"role": "assistant", "content": content}, HELLO)
+    assert request.upstream["messages"][1]["content"] == sent
 
 
 def test_a_system_prompt_may_explain_the_tags() -> None:
@@ -312,7 +374,8 @@ def test_a_system_prompt_may_explain_the_tags() -> None:
 def test_hostile_lengths_take_no_time() -> None:
     for text in (" " * 10**6, "<" * 10**6, "</" * 10**6, "<think>" * 10**5 + "</think>" * 10**5):
         message = {"role": "assistant", "content": text}
-        ask(HELLO, message, HELLO, permissive=True)
+        limits = RequestLimits(text_chars=10**7)
+        ask(HELLO, message, HELLO, permissive=True, limits=limits)
 
 
 def test_arguments_are_sent_as_they_were_judged() -> None:
@@ -323,7 +386,9 @@ def test_arguments_are_sent_as_they_were_judged() -> None:
     request = ask(HELLO, {"role": "assistant", "tool_calls": calls}, HELLO)
     sent = [c["function"]["arguments"] for c in request.upstream["messages"][1]["tool_calls"]]
     assert sent == ['{"a":"A"}', "{}", "{}", "{}", '{"a":2}']
-    assert [p.text for p in request.passages[1:-1]] == [f"call_1 f {text}" for text in sent]
+    texts = [p.text for p in request.passages[1:-1]]
+    assert [text for text in texts if "{" in text] == [f"call_1 f {text}" for text in sent]
+    assert [text for text in texts if "{" not in text] == ["A\na", "2\na"]
 
 
 def user(*parts: Any) -> dict[str, Any]:
@@ -417,12 +482,26 @@ def test_images_are_encoded_anew_in_place() -> None:
     Image.new("RGB", (4, 4), "red").save(buffer, "GIF")
     url = "data:image/gif;base64," + b64encode(buffer.getvalue()).decode()
     request = ask(user({"type": "text", "text": "What?"}, image(url)))
-    reencode_images(request, ImageLimits())
+    assert len(list(reencode_images(request, ImageLimits()))) == 1
     sent = request.upstream["messages"][0]["content"][1]["image_url"]["url"]
     assert sent.startswith("data:image/png;base64,")
     with pytest.raises(RequestError, match="no PNG, JPEG") as caught:
-        reencode_images(ask(HELLO, user(IMAGE)), ImageLimits())
+        list(reencode_images(ask(HELLO, user(IMAGE)), ImageLimits()))
     assert caught.value.param == "messages[1].content[0].image_url.url"
+
+
+def test_the_pixels_of_all_images_are_bounded_before_any_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    url = "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
+    request = ask(user(image(url)), user(image(url), image(url)))
+    assert len(list(reencode_images(request, ImageLimits(total_pixels=48)))) == 3
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(RequestError, match="over 47 pixels in all") as caught:
+        next(reencode_images(request, ImageLimits(total_pixels=47)))
+    assert caught.value.code == "invalid_image"
 
 
 def test_only_the_trace_context_goes_upstream() -> None:

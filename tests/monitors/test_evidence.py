@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from monitors.evidence import Evidence
+from monitors.evidence import Evidence, weigh_input
 from monitors.judges.base import Verdict
 from monitors.taxonomy import Action, Scenario, Stage
 from tests.playbook import policy, verdict
@@ -56,6 +56,39 @@ def test_a_step_counts_whole_unless_most_of_its_harm_is_tolerated(
     evidence = Evidence(policy())
     evidence.update(Verdict(0.9, "test", scores), R)
     assert evidence.level == level
+
+
+FLAGGED = Verdict(1.0, "rules", {Scenario.LEGAL_OPINION: 1.0})
+STOPPED = Verdict(1.0, "rules", {Scenario.WEAPONS: 1.0})
+HARM = Verdict(0.9, "model", {Scenario.FRAUD: 0.8})
+BLIND = Verdict.of_unknown("model", "unreadable")
+BOTH = Verdict(1.0, "rules", {Scenario.LEGAL_OPINION: 1.0, Scenario.FRAUD: 1.0})
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_certainty_of_what_is_tolerated_hides_no_other_judges_finding(order: int) -> None:
+    evidence, both = Evidence(policy()), Verdict.combined("panel", [HARM, FLAGGED][::order])
+    assert evidence.weigh(both, R).action is Action.FLAG
+    assert evidence.level == fed(Evidence(policy()), 0.9).level  # as the model alone would have it
+    decision = evidence.weigh(both, R)
+    assert (decision.action, decision.scenario) == (Action.CORRECT, Scenario.FRAUD)
+    assert weigh_input(policy(), [both])[:3] == (Action.REFUSE, Stage.INPUT, Scenario.FRAUD)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_only_certainty_of_what_is_stopped_outweighs_a_blind_judge(order: int) -> None:
+    flagged, stopped = (
+        Verdict.combined("panel", [BLIND, rules][::order]) for rules in (FLAGGED, STOPPED)
+    )
+    for decision in (Evidence(policy()).weigh(flagged, R), weigh_input(policy(), [flagged])):
+        assert (decision.action, decision.reason) == (Action.REFUSE, "unknown")
+    assert Evidence(policy()).weigh(stopped, R).scenario is Scenario.WEAPONS
+    assert weigh_input(policy(), [stopped]).scenario is Scenario.WEAPONS
+
+
+def test_of_two_rules_the_one_that_stops_counts() -> None:
+    assert weigh_input(policy(), [BOTH])[::2] == (Action.REFUSE, Scenario.FRAUD)
+    assert Evidence(policy()).weigh(BOTH, R).scenario is Scenario.FRAUD
 
 
 def test_harm_without_a_name_is_ruled_by_the_default_row() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,13 @@ def test_a_reasoning_field_makes_untagged_content_answer() -> None:
         ("answer", "content", "answer"),
     ]
     assert parser.idle
+
+
+def test_many_tags_in_one_delta_are_read_once() -> None:
+    text = "<think>a</think>" * 200_000  # read anew for every tag it took a minute
+    start = time.perf_counter()
+    assert len(ReplyParser().feed("", text)) == 3 * 200_000
+    assert time.perf_counter() - start < 5
 
 
 PARTS = st.sampled_from(

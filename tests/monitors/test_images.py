@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from monitors.images import ImageError, ImageLimits, reencode
+from monitors.images import ImageError, ImageLimits, count_pixels, reencode
 
 LIMITS = ImageLimits()
 
@@ -118,6 +118,13 @@ def bomb(width: int, height: int) -> bytes:
 def test_bombs_are_refused(size: tuple[int, int]) -> None:
     text = refused(bomb(*size))
     assert "over 40000000 pixels" in text or "no readable PNG" in text
+
+
+def test_pixels_are_counted_by_the_header_alone() -> None:
+    assert count_pixels(url(bomb(8000, 5000)), LIMITS) == 40_000_000
+    for data in (bomb(8000, 5001), KINDS["JPEG"][:40], b"none"):
+        with pytest.raises(ImageError):
+            count_pixels(url(data), LIMITS)
 
 
 def test_bytes_are_bounded_before_and_after() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,21 @@ def test_zero_width_space_changes_nothing(text: str, at: int) -> None:
 )
 def test_examples(text: str, expected: str) -> None:
     assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    "marks", ["\u0301\u0316", "\uff9e\u0316", "\u0344\u0316", "\u200b\u0301\u200b\u0316"]
+)
+def test_many_marks_on_one_base_take_linear_time(marks: str) -> None:
+    started = perf_counter()
+    once = normalise("a" + marks * 60_000)
+    assert perf_counter() - started < 2  # milliseconds; 8 seconds without the cap
+    assert len(once) <= 31
+    assert normalise(once) == once
+
+
+def test_marks_that_scripts_use_all_stay() -> None:
+    assert normalise("q" + "\u0301" * 30) == "q" + "\u0301" * 30
 
 
 def test_long_text_takes_linear_time() -> None:

@@ -37,6 +37,15 @@ def test_nothing_delivered_is_nothing_spent() -> None:
     assert (tokens.spent, tokens.discarded) == (0, 2)
 
 
+def test_deltas_without_text_take_no_memory() -> None:
+    tokens = ledger((4, 1), *((0, count) for count in range(1000)))
+    tokens.delta(None, 0)
+    assert len(tokens._marks) == 1
+    tokens.release(4)
+    tokens.cut()
+    assert (tokens.spent, tokens.discarded) == (999, 0)
+
+
 def test_without_usage_deltas_with_text_are_counted() -> None:
     tokens = TokenLedger()
     for characters in (0, 3, 3, 0):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +42,54 @@ def test_a_stream_cut_inside_an_event_is_an_error(rest: bytes) -> None:
 def test_an_event_over_the_size_limit_is_an_error_whole_or_not(end: bytes) -> None:
     with pytest.raises(WireError):
         SSEDecoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + end)
+
+
+def test_a_long_line_in_small_pieces_is_not_copied_for_each() -> None:
+    decoder = SSEDecoder()
+    start = time.perf_counter()
+    for _ in range(100_000):
+        decoder.feed(b"data: " + b"x" * 58)
+    assert len(decoder.feed(b"\n\n")[0]) == 100_000 * 64 - 6
+    assert time.perf_counter() - start < 5
+
+
+PROSE = "how to make it: first"
+
+
+@pytest.mark.parametrize(
+    ("choice", "finish", "stop"),
+    [
+        ({"finish_reason": "length", "stop_reason": 7}, "length", 7),
+        ({"finish_reason": PROSE, "stop_reason": PROSE}, "stop", None),
+        ({"finish_reason": ""}, "stop", None),
+        ({}, None, None),
+    ],
+)
+def test_no_prose_passes_as_a_reason(
+    choice: dict[str, object], finish: str | None, stop: int | None
+) -> None:
+    (read,) = decode_chunk(json.dumps({"choices": [choice]}).encode()).choices
+    assert (read.finish_reason, read.stop_reason) == (finish, stop)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("vllm-0.32.0-80003ea8", True), (PROSE, False), ("x" * 65, False), ("a\n", False)],
+)
+def test_no_prose_passes_as_a_fingerprint(sent: str, kept: bool) -> None:
+    read = decode_chunk(json.dumps({"system_fingerprint": sent}).encode())
+    assert read.system_fingerprint == (sent if kept else None)
+
+
+def test_no_prose_passes_as_a_count() -> None:
+    details = {"cached_tokens": 3, "multimodal_tokens": {"image": 64, PROSE: 1}, PROSE: PROSE}
+    usage = decode_chunk(json.dumps({"usage": {"prompt_tokens_details": details}}).encode()).usage
+    assert usage is not None
+    counts = {"cached_tokens": 3, "multimodal_tokens": {"image": 64}}
+    assert msgspec.to_builtins(usage.prompt_tokens_details) == counts
+    for wrong in ({"cached_tokens": PROSE}, {"multimodal_tokens": {"image": PROSE}}):
+        with pytest.raises(WireError):
+            decode_chunk(json.dumps({"usage": {"prompt_tokens_details": wrong}}).encode())
 
 
 @pytest.mark.parametrize(

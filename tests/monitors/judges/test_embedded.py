@@ -73,6 +73,48 @@ def test_unreadable_is_unknown(judge: EmbeddedJudge, text: str) -> None:
     assert (verdict.unsafe, verdict.reason) == (None, "unreadable")
 
 
+GEORGIAN = "ეს არის წინადადება, რომელსაც ვერავინ კითხულობს. " * 20
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_readable_text_around_it_hides_nothing_unreadable(judge: EmbeddedJudge, at: int) -> None:
+    padding = [HARMLESS] * 40
+    padding.insert(at * 20, GEORGIAN)
+    assert judge.score([Passage(Stage.INPUT, " ".join(padding))])[0].reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HARMLESS} The word ქართული means Georgian, and გამარჯობა is a greeting. {HARMLESS}",
+        f"{HARMLESS}\n" + "├── src\n│   ├── a.py\n│   └── b.py\n" * 20,
+        "┌──────────┬──────────┐\n│ 12 │ 18 │\n└──────────┴──────────┘\n" * 20,
+        "for (i = 0; i < n; i++) { a[i] = 'ğ'; }  // → ∀ i ∈ ℕ: aᵢ ≤ ½\n" * 20,
+        "See https://example.org/ქართული/%E1%83%A5?q=1 by Ñuño Þórðarson and Łukasz. " * 10,
+    ],
+)
+def test_code_tables_names_and_quoted_words_are_readable(judge: EmbeddedJudge, text: str) -> None:
+    assert all(verdict.reason is None for verdict in judge.score([Passage(s, text) for s in Stage]))
+
+
+def test_a_long_request_is_read_at_its_ends_and_once(
+    judge: EmbeddedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = f"{HARMLESS} " * 60 + f"{HARMFUL} " * 3000 + f"{HARMLESS} " * 60
+    ends = f"{request[:4000]} {request[-2000:]}"
+    assert score(judge, HARMLESS, request=request) == score(judge, HARMLESS, request=ends)
+    read: list[str] = []
+    words = embedded.words
+
+    def reading(text: str) -> list[str]:
+        read.append(text)
+        return words(text)
+
+    monkeypatch.setattr(embedded, "words", reading)
+    score(judge, HARMLESS, request=request)
+    assert read == [HARMLESS]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "42", "x² + y² ≤ √2·π ⇒ ∑ᵢ aᵢ = ½", "…", "—", "?!", "== 3.14 ==", "1 2 3 " * 200, "→ 7 €"],

@@ -47,6 +47,14 @@ def test_the_highest_score_counts_overall_and_per_scenario() -> None:
     assert both.judge == "fixed+other"
 
 
+def test_each_judges_verdict_is_kept() -> None:
+    both = verdict(Fixed(0.3), Fixed(1.0, {WEAPONS: 1.0}, "sure"), Fixed(None, name="blind"))
+    assert both.parts == (
+        *(Verdict(0.3, "fixed"), Verdict(1.0, "sure", {WEAPONS: 1.0})),
+        Verdict.of_unknown("blind", "blind"),
+    )
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_one_blind_judge_makes_the_panel_blind_unless_another_is_certain(order: int) -> None:
     blind = Fixed(None, name="blind")

@@ -53,7 +53,16 @@ def test_a_match_inside_the_earlier_step_is_not_this_steps(earlier: str, text: s
     assert hits(text, earlier) == {}
 
 
-def test_only_the_last_step_is_joined() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [("the blue", "lan", "tern"), ("the bl", "ue", "lantern"), ("see blu", "e lan", "tern")],
+)
+def test_phrase_split_over_three_steps(first: str, second: str, text: str) -> None:
+    assert hits(text, first, second) == {Scenario.FRAUD: 1.0}
+    assert hits("and on", first, second + text) == {}
+
+
+def test_steps_are_joined_in_their_order() -> None:
     assert hits("lantern", "blue", "and then") == {}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from monitors.judges.base import OVERLOAD, TIMEOUT, Passage, Verdict
-from monitors.judges.service import BATCH, JudgeService
+from monitors.judges.service import BATCH, OVERLAP, PIECE, JudgeService
 from monitors.taxonomy import Stage
 
 pytestmark = pytest.mark.usefixtures("no_hanging_thread")
@@ -167,6 +169,96 @@ async def test_a_late_judge_is_a_timeout_and_its_verdict_is_dropped() -> None:
         found = await answers.all(4)
     assert found["next"].unsafe == 0.0
     assert [text for batch in judge.batches for text in batch] == ["taken", "next"]
+
+
+async def test_a_long_text_is_judged_whole_and_holds_up_nobody() -> None:
+    def score(asked: Passage) -> Verdict:
+        return Verdict(0.9 if "purple teapot" in asked.text else 0.1, "g")
+
+    judge, answers = gated(verdict=score), Answers()
+    harm = "purple teapot"
+    long = "".join(f"{number:07} " for number in range(PIECE)) + harm
+    on_the_edge = "x" * (PIECE - 5) + harm + "x" * PIECE
+    async with service(judge) as running:
+        submit(running, answers, long, on_the_edge)
+        await taken(judge)
+        submit(running, answers, "short")
+        judge.gate.set()
+        found = await answers.all(3)
+    assert answers.order[0] == "short"
+    assert [found[text].unsafe for text in (long, on_the_edge, "short")] == [0.9, 0.9, 0.1]
+    assert max(sum(map(len, batch)) for batch in judge.batches) <= PIECE
+    pieces = [text for batch in judge.batches for text in batch if text in long]
+    assert pieces[0] + "".join(piece[OVERLAP:] for piece in pieces[1:]) == long
+
+
+async def test_a_long_text_that_is_late_is_judged_no_further() -> None:
+    judge, answers = gated(), Answers()
+    async with service(judge, timeout=0.05) as running:
+        submit(running, answers, "x" * 5 * PIECE)
+        await answers.all(1)
+        judge.gate.set()
+        running._timeout = 10.0
+        submit(running, answers, "next")
+        await answers.all(2)
+    assert [len(text) for batch in judge.batches for text in batch] == [PIECE, 4]
+
+
+async def test_what_nobody_wants_any_more_is_dropped() -> None:
+    judge, answers, gone = gated(), Answers(), asyncio.Event()
+    async with service(judge) as running:
+        for text in ("under way", "waits"):
+            running.submit(passage(text), answers.of(text), until=gone)
+            await taken(judge)
+        gone.set()
+        submit(running, answers, "wanted")
+        judge.gate.set()
+        await answers.all(1)
+    assert answers.order == ["wanted"]
+    assert judge.batches == [["under way"], ["wanted"]]
+
+
+async def test_after_a_failure_who_is_late_is_not_tried_again() -> None:
+    tried: list[str] = []
+
+    def score(asked: Passage) -> Verdict:
+        tried.append(asked.text)
+        raise RuntimeError
+
+    judge, answers = gated(verdict=score), Answers()
+    async with service(judge, timeout=0.05) as running:
+        submit(running, answers, "one", "two")
+        await answers.all(2)
+        judge.gate.set()
+        running._timeout = 10.0
+        submit(running, answers, "next")
+        await answers.all(3)
+    assert tried == ["one", "next"]
+
+
+HANGING = """
+import asyncio, threading
+from monitors.judges.base import Passage
+from monitors.judges.service import JudgeService
+from monitors.taxonomy import Stage
+
+class Hanging:
+    name = "hanging"
+    def score(self, passages):
+        threading.Event().wait()
+
+async def main():
+    late = asyncio.Event()
+    async with JudgeService({Stage.INPUT: Hanging()}, timeout=0.05) as service:
+        service.submit(Passage(Stage.INPUT, "text"), lambda verdict: late.set())
+        await late.wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_judge_that_hangs_for_good_does_not_keep_the_process() -> None:
+    subprocess.run([sys.executable, "-c", HANGING], check=True, timeout=20)
 
 
 def crash(_: Passage) -> Verdict:
