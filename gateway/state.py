@@ -21,7 +21,7 @@ from monitors.errors import GuardError, UserError
 from monitors.events import Outcome, StepRecord
 from monitors.formats import Format
 from monitors.judges.base import Passage
-from monitors.judges.build import build_judges
+from monitors.judges.build import build_panels
 from monitors.judges.panel import Panel
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
@@ -161,20 +161,17 @@ def load(settings: Settings) -> Parts:
     """Read policy, judges and keys. Raises UserError for what cannot start."""
     settings.check()
     policy = settings.policy()
-    names = policy.judges
-    judges = build_judges([name for stage in Stage for name in names[stage]], policy.rules)
-    # Stages with the same judges share a panel, and with it a thread and a queue.
-    panels = {some: Panel([judges[name] for name in some]) for some in set(names.values())}
-    for stage, some in names.items():  # fills caches, and a judge that cannot judge must not start
+    panels = build_panels(policy.judges, policy.rules)
+    for stage, panel in panels.items():  # fills caches; a judge that cannot judge must not start
         try:
-            panels[some].score([Passage(stage, TRIAL, "A first request.")])
+            panel.score([Passage(stage, TRIAL, "A first request.")])
         except Exception as error:
             why = type(error).__name__
-            raise UserError(f"judge {panels[some].name} cannot judge: {why}") from error
+            raise UserError(f"judge {panel.name} cannot judge: {why}") from error
     return Parts(
         settings=settings,
         policy=policy,
-        panels={stage: panels[some] for stage, some in names.items()},
+        panels=panels,
         keys=load_keys(settings.keys_file) if settings.keys_file else KeyRing({}),
     )
 

@@ -27,8 +27,7 @@ from monitors.events import (
 from monitors.formats import Format
 from monitors.judges.base import Judge as AnyJudge
 from monitors.judges.base import Passage
-from monitors.judges.build import build_judges
-from monitors.judges.panel import Panel
+from monitors.judges.build import build_panels
 from monitors.policy import Policy
 from monitors.policy_file import load_policy
 from monitors.stream import GuardedStream
@@ -118,10 +117,7 @@ def replay(
     loaded = load_policy(policy).with_mode(Mode.ENFORCE)
     if judge is not None:
         loaded = loaded.with_judge(judge)
-    judges = build_judges(
-        [name for names in loaded.judges.values() for name in names], loaded.rules
-    )
-    panels = {s: Panel([judges[name] for name in names]) for s, names in loaded.judges.items()}
+    panels = build_panels(loaded.judges, loaded.rules)
     bad = 0
 
     def rows() -> Iterator[dict[str, Any]]:

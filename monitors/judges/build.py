@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monitors.errors import UserError
 from monitors.judges.base import Judge
 from monitors.judges.constant import ConstantJudge
 from monitors.judges.embedded import EmbeddedJudge
+from monitors.judges.panel import Panel
 from monitors.judges.rules import Rule, RulesJudge
+from monitors.taxonomy import Stage
 
 NAMES = ("embedded", "rules", "constant")
 """The judges that need no more than their name; a path ending in .npz names a weight file."""
@@ -32,3 +34,12 @@ def make_judge(name: str, rules: Sequence[Rule] = ()) -> Judge:
 def build_judges(names: Sequence[str], rules: Sequence[Rule] = ()) -> dict[str, Judge]:
     """Make each named judge once; the judges by name, in the order given."""
     return {name: make_judge(name, rules) for name in dict.fromkeys(names)}
+
+
+def build_panels(
+    stages: Mapping[Stage, tuple[str, ...]], rules: Sequence[Rule] = ()
+) -> dict[Stage, Panel]:
+    """The panel of each stage; stages with the same judges share one, its thread and its queue."""
+    judges = build_judges([name for names in stages.values() for name in names], rules)
+    panels = {names: Panel([judges[name] for name in names]) for names in set(stages.values())}
+    return {stage: panels[names] for stage, names in stages.items()}

@@ -1,7 +1,8 @@
 """Runs judges off the event loop: batched over all live streams, earliest deadline first, bounded.
 
-Every submitted passage is answered exactly once, whatever happens: a full queue answers `overload`,
-a late or failing judge `timeout` or `failed`, each an unknown verdict. A judge that hangs for good
+Every submitted passage is answered exactly once, whatever happens, unless its caller has said that
+nobody waits for the answer any more (`until`): a full queue answers `overload`, a late or failing
+judge `timeout` or `failed`, each an unknown verdict. A judge that hangs for good
 holds its thread; its stage then answers `timeout`, which the policy's fail-closed rows turn into
 refusals.
 

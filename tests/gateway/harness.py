@@ -281,7 +281,7 @@ def guarded(
             def build(names: Sequence[str], _: object) -> dict[str, Judge]:
                 return dict.fromkeys(names, one)
 
-            stack.enter_context(patch("gateway.state.build_judges", build))
+            stack.enter_context(patch("monitors.judges.build.build_judges", build))
         made = Settings(f"{upstream}/v1", file, **(settings or {}))
         seen.root = stack.enter_context(serve(create_app(made, seen.told)))
         if ready:
