@@ -27,7 +27,7 @@ from gateway.settings import Settings
 from gateway.simulate import DEMO_TRACES, SimulatorOptions, load_traces, simulator
 from gateway.telemetry import configure_logs
 from monitors.errors import GuardError, UserError
-from monitors.events import Outcome, StepRecord
+from monitors.events import Outcome, Recorded, StepRecord
 
 READY_WITHIN = 240.0  # a real vLLM on two cores takes a minute
 _COLOURS = {"allow": "green", "flag": "yellow", "correct": "magenta", "refuse": "red"}
@@ -73,7 +73,7 @@ class Screen:
         self.console = Console(highlight=False)
         self._lock = threading.Lock()
 
-    def observe(self, request_id: str, what: StepRecord | Outcome) -> None:
+    def observe(self, request_id: str, what: Recorded) -> None:
         """From inside the gateway."""
         if isinstance(what, StepRecord):
             score = "unknown" if what.verdict.unsafe is None else f"{what.verdict.unsafe:.2f}"
@@ -82,7 +82,7 @@ class Screen:
                 f"  [dim]judged[/]  {what.stage.value:<9} unsafe {score:>7}  evidence "
                 f"{what.level:5.1f}  [{colour}]{what.action.value:<7}[/]  {_short(what.text)}"
             )
-        elif what.action.value != "allow":
+        elif isinstance(what, Outcome) and what.action.value != "allow":
             scenario = what.scenario.value if what.scenario else "no scenario"
             self.line(
                 f"  [bold]decided[/] {what.action.value}: {scenario}, at the {what.stage} stage"

@@ -42,12 +42,12 @@ from monitors.events import (
     Open,
     Outcome,
     Record,
+    Recorded,
     Refuse,
     Release,
     Restart,
     Resume,
     StepJudged,
-    StepRecord,
     TimePassed,
     UpstreamEnded,
     UpstreamFailed,
@@ -73,7 +73,7 @@ WRITE_SECONDS = 60.0
 GENERATION_SECONDS = 3600.0
 """From the request to the upstream's last byte, over all legs."""
 
-Observer = Callable[[str, StepRecord | Outcome], None]
+Observer = Callable[[str, Recorded], None]
 """Told of every step and outcome, with the request's id; must not block."""
 
 

@@ -18,7 +18,7 @@ from gateway.settings import Settings
 from gateway.telemetry import Telemetry, log_bug
 from gateway.upstream import Timeouts, Upstream
 from monitors.errors import GuardError, UserError
-from monitors.events import Outcome, StepRecord
+from monitors.events import Recorded
 from monitors.formats import Format
 from monitors.judges.base import Passage
 from monitors.judges.build import build_panels
@@ -131,7 +131,7 @@ class Gateway:
         default_factory=lambda: anyio.CapacityLimiter(IMAGE_THREADS)
     )
 
-    def observe(self, request_id: str, what: StepRecord | Outcome) -> None:
+    def observe(self, request_id: str, what: Recorded) -> None:
         """Tell metrics, log and whoever else listens."""
         self.telemetry.observe(request_id, what)
         for observer in self.observers:

@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from monitors.errors import UserError
-from monitors.events import Outcome, StepRecord
+from monitors.events import Recorded, StepRecord, StepReleased
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _JUDGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -61,12 +61,14 @@ class Telemetry:
             registry=self.registry,
         )
 
-    def observe(self, request_id: str, what: StepRecord | Outcome) -> None:
+    def observe(self, request_id: str, what: Recorded) -> None:
         """Count a step, or count and log an outcome."""
         if isinstance(what, StepRecord):
             known = "no" if what.verdict.unknown else "yes"
             self.steps.labels(what.stage.value, known).inc()
             self.judge_seconds.labels(what.stage.value).observe(what.verdict.ms / 1e3)
+            return
+        if isinstance(what, StepReleased):
             return
         stage = what.stage.value if what.stage else "none"
         scenario = what.scenario.value if what.scenario else "none"

@@ -5,12 +5,24 @@ Mutable slots classes, because they are made for every delta; nobody changes one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from monitors.formats import WireField
 from monitors.judges.base import Passage, Verdict
 from monitors.taxonomy import Action, Scenario, Stage
-from monitors.wire import Usage
+from monitors.wire import TokenLogprob, ToolDelta, Usage
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """One call of a tool, complete. `arguments` is the model's JSON, or what it took for that."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
 
 # --- events -----------------------------------------------------------------------------------
 
@@ -25,6 +37,8 @@ class DeltaReceived:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     usage: Usage | None = None
+    tool_calls: Sequence[ToolDelta] = ()
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 @dataclass(slots=True)
@@ -66,11 +80,20 @@ Event = DeltaReceived | StepJudged | UpstreamEnded | UpstreamFailed | TimePassed
 
 
 @dataclass(slots=True)
+class Begin:
+    """Ask the upstream for the first time, as request leg 0."""
+
+
+@dataclass(slots=True)
 class Judge:
-    """Have a passage judged; answer with `StepJudged` of the same id, whatever happens."""
+    """Have a passage judged; answer with `StepJudged` of the same id, whatever happens.
+
+    `of_input`: it is of the request, so its verdict may be remembered.
+    """
 
     id: int
     passage: Passage
+    of_input: bool = False
 
 
 @dataclass(slots=True)
@@ -80,10 +103,21 @@ class Open:
 
 @dataclass(slots=True)
 class Release:
-    """Send text to the client, in this field of the delta."""
+    """Send text to the client, in this field of the delta.
+
+    `logprobs`: of the tokens whose text has left by now, where the client asked for them.
+    """
 
     field: WireField
     text: str
+    logprobs: Sequence[TokenLogprob] = ()
+
+
+@dataclass(slots=True)
+class ReleaseCall:
+    """Send a tool call, whole, to the client."""
+
+    call: ToolCall
 
 
 @dataclass(slots=True)
@@ -162,6 +196,14 @@ class StepRecord:
 
 
 @dataclass(slots=True)
+class StepReleased:
+    """A step of this stage left, so many seconds after its last character had come."""
+
+    stage: Stage
+    seconds: float
+
+
+@dataclass(slots=True)
 class Coverage:
     """Characters of one channel: what came, what was judged, what left, and what left unjudged.
 
@@ -173,6 +215,15 @@ class Coverage:
     judged: int = 0
     released: int = 0
     released_unjudged: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Retraction:
+    """Characters [start, end) of all that the client got in this field, to be erased."""
+
+    field: WireField
+    start: int
+    end: int
 
 
 @dataclass(slots=True)
@@ -195,22 +246,37 @@ class Outcome:
     released_at_decision: int = 0
     generated_at_decision: int = 0
     excursion_seconds: float = 0.0
+    aborts: int = 0
+    """Upstream requests that were closed before their end."""
+    upstream_seconds: float | None = None
+    """From the request to the upstream's first delta."""
+    first_text_seconds: float | None = None
+    """From the request to the first character released."""
+    error: str | None = None
+    """The class of the error on which the upstream broke off."""
+    retract: list[Retraction] = field(default_factory=list)
+    """What has left and should not have, in release mode `live`."""
     coverage: dict[str, Coverage] = field(default_factory=dict)
     ended: str = "finished"
     """`finished`, `refused`, `failed`, `left`."""
 
 
+Recorded = StepRecord | StepReleased | Outcome
+
+
 @dataclass(slots=True)
 class Record:
-    """Keep this: a step as it is decided, or the outcome, once, at the end."""
+    """Keep this: a step as it is decided, as it leaves, or the outcome, once, at the end."""
 
-    what: StepRecord | Outcome
+    what: Recorded
 
 
 Effect = (
-    Judge
+    Begin
+    | Judge
     | Open
     | Release
+    | ReleaseCall
     | AbortUpstream
     | Resume
     | Restart

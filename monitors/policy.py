@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 
 from monitors.errors import PolicyError
 from monitors.judges.rules import Rule
-from monitors.taxonomy import Action, Mode, Scenario, Stage
+from monitors.taxonomy import Action, Mode, ReleaseMode, Scenario, Stage
 from monitors.wording import LANGUAGES
 
 JudgeName = Literal["embedded", "rules", "constant"]
@@ -49,19 +49,36 @@ class Reasoning:
     __pydantic_config__ = _SECTION
 
     emit: Annotated[
-        Literal["field", "hidden"],
+        Literal["upstream", "field", "inline", "hidden"],
         Field(
-            description="`field`: in the reasoning field of the reply. `hidden`: dropped from what "
-            "the client gets; it is still judged."
+            description="`upstream`: as the model server writes it. `field`: always in the "
+            "reasoning field of the reply. `inline`: always in the content, between tags. "
+            "`hidden`: dropped from what the client gets; it is still judged."
         ),
-    ] = "field"
+    ] = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """How a request that is refused at the input stage is answered."""
+    """What of a request is judged, when, and how a refused one is answered."""
 
     __pydantic_config__ = _SECTION
+
+    scope: Annotated[
+        Literal["all", "latest_turn"],
+        Field(
+            description="`all`: every message of every role. `latest_turn`: from the last user "
+            "message on, and what is in no turn (system messages, tools); so that one old hit does "
+            "not refuse a session for ever."
+        ),
+    ] = "all"
+    wait: Annotated[
+        Literal["beside", "before"],
+        Field(
+            description="`beside`: generation starts at once, and no text leaves before the "
+            "input's verdict. `before`: the model is asked only then."
+        ),
+    ] = "beside"
 
     refuse_as: Annotated[
         Literal["message", "error"],
@@ -70,6 +87,21 @@ class Input:
             "error.code content_policy_violation."
         ),
     ] = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What else of a generation a client may ask for."""
+
+    __pydantic_config__ = _SECTION
+
+    top_logprobs: Annotated[
+        Literal["refuse", "allow"],
+        Field(
+            description="Alternatives to the tokens of a reply show text that nobody judged: "
+            "`refuse` the request, or `allow` it all the same."
+        ),
+    ] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +243,8 @@ class Policy:
     overload_closed: Mapping[Stage, bool]
     warnings: tuple[str, ...]
     content: Mapping[str, Any] = field(repr=False)
-    release: Literal["hold"] = "hold"
+    release: ReleaseMode = ReleaseMode.HOLD
+    reply: Reply = Reply()
 
     @property
     def label(self) -> str:

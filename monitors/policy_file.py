@@ -311,6 +311,7 @@ def _build(model: PolicyDocument, document: Document, file: str) -> Policy:
         rules=tuple(entry.rule() for entry in model.rules),
         correction=model.correction,
         reasoning=model.reasoning,
+        reply=model.reply,
         input=model.input,
         evidence=model.evidence,
         caps=model.caps,

@@ -33,6 +33,7 @@ from monitors.policy import (
     JudgeName,
     Limits,
     Reasoning,
+    Reply,
 )
 from monitors.taxonomy import Scenario, Stage
 from monitors.wording import LANGUAGES
@@ -275,7 +276,8 @@ class PolicyDocument(_Section):
     )
     correction: Correction = Field(default=Correction(), description="Steering back.")
     reasoning: Reasoning = Field(default=Reasoning(), description="What of it is shown.")
-    input: Input = Field(default=Input(), description="How refused requests are answered.")
+    reply: Reply = Field(default=Reply(), description="What else a client may ask for.")
+    input: Input = Field(default=Input(), description="What of a request is judged, and when.")
     evidence: EvidenceParameters = Field(
         default=EvidenceParameters(), description="How evidence accumulates."
     )

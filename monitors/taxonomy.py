@@ -49,10 +49,11 @@ CONTESTED = frozenset(
 
 
 class Action(StrEnum):
-    """A decision, weakest first. `correct` and `refuse` intervene, the others let text pass."""
+    """A decision, weakest first. `prime` (of the input only), `correct` and `refuse` intervene."""
 
     ALLOW = "allow"
     FLAG = "flag"
+    PRIME = "prime"
     CORRECT = "correct"
     REFUSE = "refuse"
 
@@ -63,8 +64,8 @@ class Action(StrEnum):
 
     @property
     def intervenes(self) -> bool:
-        """Whether this action stops the stream."""
-        return self in (Action.CORRECT, Action.REFUSE)
+        """Whether this action changes what is generated; the others let text pass."""
+        return self in (Action.PRIME, Action.CORRECT, Action.REFUSE)
 
 
 _STRENGTH = {action: rank for rank, action in enumerate(Action)}
@@ -76,3 +77,10 @@ class Mode(StrEnum):
     ENFORCE = "enforce"
     SHADOW = "shadow"
     OFF = "off"
+
+
+class ReleaseMode(StrEnum):
+    """`hold`: nothing unjudged leaves; `live`: text leaves at once and is cut on violation."""
+
+    HOLD = "hold"
+    LIVE = "live"

@@ -106,12 +106,48 @@ class Usage(msgspec.Struct):
     prompt_tokens_details: PromptDetails | None = None
 
 
+class FunctionDelta(msgspec.Struct):
+    """`choices[].delta.tool_calls[].function`; vLLM sends the name once, arguments in fragments."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolDelta(msgspec.Struct):
+    """`choices[].delta.tool_calls[]`."""
+
+    index: Annotated[int, msgspec.Meta(ge=0, lt=1024)] = 0
+    id: str | None = None
+    function: FunctionDelta = msgspec.field(default_factory=FunctionDelta)
+
+
+class TokenAlternative(msgspec.Struct):
+    """`top_logprobs[]`: one token, its log probability, and its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TokenAlternative):
+    """`logprobs.content[]`."""
+
+    top_logprobs: list[TokenAlternative] = msgspec.field(default_factory=list)
+
+
+class Logprobs(msgspec.Struct):
+    """`choices[].logprobs`."""
+
+    content: list[TokenLogprob] | None = None
+
+
 class Delta(msgspec.Struct):
     """`choices[].delta`. vLLM names the thinking `reasoning`, up to 0.15 `reasoning_content`."""
 
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[ToolDelta] | None = None
 
 
 _FINISH_REASONS = (
@@ -124,6 +160,7 @@ class Choice(msgspec.Struct):
     """`choices[]` of a chunk."""
 
     delta: Delta = msgspec.field(default_factory=Delta)
+    logprobs: Logprobs | None = None
     finish_reason: str | None = None
     stop_reason: _Tokens | str | None = None
     """A stop token's id; stop strings are ours to find, so the upstream's are dropped."""

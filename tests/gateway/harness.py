@@ -27,7 +27,7 @@ from gateway.background import serve
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.simulate import SimulatorOptions, simulator
-from monitors.events import Outcome, StepRecord
+from monitors.events import Outcome, Recorded, StepRecord
 from monitors.judges.base import Judge, Passage, Verdict
 from monitors.trace import Trace
 
@@ -128,16 +128,16 @@ class Guarded:
     def client(self) -> OpenAI:
         return OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=20)
 
-    def observe(self, request_id: str, what: StepRecord | Outcome) -> None:
+    def observe(self, request_id: str, what: Recorded) -> None:
         with self._changed:
             if isinstance(what, Outcome):
                 assert request_id not in self.outcomes, "two outcomes of one request"
                 self.outcomes[request_id] = what
-            else:
+            elif isinstance(what, StepRecord):
                 self.steps.append((request_id, what))
             self._changed.notify_all()
 
-    def told(self, request_id: str, what: StepRecord | Outcome) -> None:
+    def told(self, request_id: str, what: Recorded) -> None:
         (self.watch or self.observe)(request_id, what)
 
     def outcome(self, request_id: str) -> Outcome:

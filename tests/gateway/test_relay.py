@@ -18,7 +18,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from gateway.state import TRIAL
-from monitors.events import Outcome, StepRecord
+from monitors.events import Recorded, StepRecord
 from monitors.judges.base import Passage, Verdict
 from monitors.taxonomy import Stage
 from monitors.trace import Trace
@@ -483,14 +483,14 @@ def test_a_comment_keeps_the_connection_alive_while_text_is_held() -> None:
 
 
 def test_a_bug_of_ours_ends_one_reply_and_no_other() -> None:
-    def observe(request_id: str, what: StepRecord | Outcome) -> None:
+    def observe(request_id: str, what: Recorded) -> None:
         if isinstance(what, StepRecord) and "polite" in what.text:
             raise RuntimeError(f"secret of {what.text}")
 
     with guarded() as gate:
         inner = gate.observe
 
-        def both(request_id: str, what: StepRecord | Outcome) -> None:
+        def both(request_id: str, what: Recorded) -> None:
             observe(request_id, what)
             inner(request_id, what)
 
@@ -537,7 +537,7 @@ def test_nothing_is_left_behind() -> None:
     with guarded(traces=[BREAD, SLIDE, KETTLE, LONG], tokens_per_second=2000) as gate:
         inner = gate.observe
 
-        def observe(request_id: str, what: StepRecord | Outcome) -> None:
+        def observe(request_id: str, what: Recorded) -> None:
             if not loops:
                 loops.append(asyncio.get_running_loop())
             inner(request_id, what)

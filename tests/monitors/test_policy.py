@@ -49,7 +49,7 @@ def test_a_minimal_file_has_documented_defaults() -> None:
     assert (policy.evidence.drift, policy.evidence.clip, policy.evidence.restart) == (0.5, 2.0, 0.5)
     assert (policy.caps.excursion_steps, policy.caps.on_cap) == (12, "refuse")
     assert policy.limits.keep_alive_seconds == 10.0
-    assert (policy.reasoning.emit, policy.input.refuse_as) == ("field", "message")
+    assert (policy.reasoning.emit, policy.input.refuse_as) == ("upstream", "message")
     assert [policy.threshold(None, stage) for stage in Stage] == [0.5, 1.0, 1.4]
     assert all(policy.unknown_is_closed(s) and policy.overload_is_closed(s) for s in Stage)
     assert (policy.rules, policy.warnings) == ((), ())

@@ -15,7 +15,7 @@ import pytest
 from gateway.app import create_app
 from gateway.background import serve
 from gateway.settings import Settings
-from monitors.events import Outcome, StepRecord
+from monitors.events import Recorded
 
 ROOT = Path(__file__).parents[2]
 MODEL = "think-smol"
@@ -73,7 +73,7 @@ def server() -> Iterator[str]:
 class Gate:
     """A gateway in front of a vLLM, and what it decided."""
 
-    def __init__(self, url: str, records: list[StepRecord | Outcome]) -> None:
+    def __init__(self, url: str, records: list[Recorded]) -> None:
         self.url = url
         self.records = records
 
@@ -89,7 +89,7 @@ def guarding(tmp_path: Path) -> Guarding:
     def start(root: str, action: str = "correct", **settings: bool) -> Iterator[Gate]:
         policy = tmp_path / "policy.yaml"
         policy.write_text(POLICY % action)
-        records: list[StepRecord | Outcome] = []
+        records: list[Recorded] = []
         app = create_app(
             Settings(
                 upstream=f"{root}/v1",
