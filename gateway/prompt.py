@@ -25,6 +25,10 @@ class InputPassage:
     kind: Literal["text", "reasoning"]
     text: str
     message_index: int | None
+    request: str
+    """Of reasoning: the last user message before it, which later turns do not change. Else ""."""
+    latest_turn: bool
+    """Of the latest turn, or in no turn at all, as system prompts and fields are."""
 
 
 _OPERATORS: Final = frozenset({"system", "developer"})
@@ -70,6 +74,7 @@ class Prompt:
         self._chars = 0
         self._depth = depth
         self._call_ids: set[str] = set()
+        self._turn = 0
 
     def read(self, messages: Any) -> list[dict[str, Any]]:
         """Return the messages to send upstream."""
@@ -79,6 +84,7 @@ class Prompt:
             raise wrong_type("messages", "a list")
         if not 0 < len(messages) <= self._most_messages:
             raise bad("messages", f"must hold 1 to {self._most_messages} messages")
+        self._turn = _latest_turn(messages)
         read = [self._message(index, message) for index, message in enumerate(messages)]
         if read[-1]["role"] == "assistant":
             problem = "is an assistant's; to continue a message is not supported yet by this "
@@ -101,6 +107,8 @@ class Prompt:
         System prompts may hold them: those of R1-style models explain the tags to the model, and
         our own parser finds the thinking wherever the server's puts it.
         """
+        request = self.latest_user_text if kind == "reasoning" else ""
+        latest = index is None or index >= self._turn or role in _OPERATORS
         for reading in dict.fromkeys(readings):
             if not reading.strip():
                 continue
@@ -110,7 +118,7 @@ class Prompt:
                 raise PayloadTooLargeError(problem, param=param)
             if role not in _OPERATORS:
                 self._refuse_closer(param, reading)
-            self.passages.append(InputPassage(role, kind, reading, index))
+            self.passages.append(InputPassage(role, kind, reading, index, request, latest))
 
     def _refuse_closer(self, param: str, text: str) -> None:
         # vLLM's simpler reasoning parsers look for the closer in the whole prompt, and where they
@@ -251,6 +259,21 @@ class Prompt:
             raise bad("messages", f"hold more than {self._most_images} images")
         # No `uuid` (vLLM would take another request's image for it) and no `detail` (ignored).
         return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _latest_turn(messages: list[Any]) -> int:
+    """Return where the latest turn starts: the first of the last user messages in a row.
+
+    System messages are in no turn, so they do not part a row. Without a user it is all one turn.
+    """
+    start = 0
+    for index in range(len(messages) - 1, -1, -1):
+        role = messages[index].get("role") if isinstance(messages[index], dict) else None
+        if role == "user":
+            start = index
+        elif start and role not in _OPERATORS:
+            break
+    return start
 
 
 def _any(name: str, value: Any) -> None:
