@@ -62,6 +62,10 @@ def wrong_type(name: str, wanted: str) -> RequestError:
     return bad(name, f"must be {wanted}", code="invalid_type")
 
 
+def anything(name: str, value: Any) -> None:
+    """Take anything: the value is read elsewhere, or not at all."""
+
+
 def boolean(name: str, value: Any) -> None:
     """Take true or false."""
     if not isinstance(value, bool):
@@ -132,10 +136,6 @@ def mapping(checks: Mapping[str, Check], required: tuple[str, ...] = ()) -> Chec
                 raise bad(f"{name}.{key}", "is required", code="missing_required_parameter")
 
     return check
-
-
-def _any(name: str, value: Any) -> None:
-    """Take anything: the value was read already."""
 
 
 def _object(name: str, value: Any) -> None:
@@ -218,7 +218,7 @@ def _of_function(name: str, value: Any, function: Check) -> None:
     # Before the keys: those of OpenAI's custom tools and `allowed_tools` would be just unknown.
     if isinstance(value, dict) and value.get("type") not in (None, "function"):
         raise bad(f"{name}.type", "must be 'function': vLLM knows no other tools and choices")
-    mapping({"type": _any, "function": function}, required=("function",))(name, value)
+    mapping({"type": anything, "function": function}, required=("function",))(name, value)
 
 
 _EFFORT = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
