@@ -288,11 +288,11 @@ def _latest_turn(messages: list[Any]) -> int:
     System messages are in no turn, so they do not part a row. Without a user it is all one turn.
     """
     start = 0
-    for index in range(len(messages) - 1, -1, -1):
-        role = messages[index].get("role") if isinstance(messages[index], dict) else None
+    for index, message in reversed(list(enumerate(messages))):
+        role = message.get("role") if isinstance(message, dict) else None  # not read yet
         if role == "user":
             start = index
-        elif start and role not in _OPERATORS:
+        elif start and role not in ("system", "developer"):
             break
     return start
 
