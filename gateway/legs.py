@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,9 @@ class UpstreamLegs:
         ):
             yield deltas
 
-    async def _deltas(self, batches: AsyncIterator[list[Chunk]]) -> AsyncIterator[Any]:
+    async def _deltas(
+        self, batches: AsyncIterator[list[Chunk]]
+    ) -> AsyncGenerator[Sequence[DeltaReceived]]:
         answered = False
         try:
             async for batch in batches:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
@@ -34,11 +35,13 @@ from monitors.events import (
     Release,
     ReleaseCall,
 )
+from monitors.formats import WireField
 from monitors.generation import Generation, Legs, Shown
 from monitors.guard_object import GuardObject, guard_object
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.task import Task
+from monitors.taxonomy import Mode, ReleaseMode
 from monitors.wire import KEEP_ALIVE, encode_event
 
 BUFFER_BYTES = 256 << 10
@@ -80,6 +83,11 @@ class _Choice:
         self._name = f"{exchange.request_id}.{index}" if index else exchange.request_id
         self._sse = StreamReply(exchange.head, index)
         self.whole = WholeReply(exchange.head, index)
+        policy = relay.policy
+        holds = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.HOLD
+        self._texts: dict[WireField, list[str]] | None = (
+            {f: [] for f in WireField} if holds else None
+        )
         self.opened = False
         self.finished: Finish | None = None
         self.generation = Generation(
@@ -113,20 +121,39 @@ class _Choice:
         relay = self._relay
         if isinstance(effect, Record):
             relay.observer(self._name, effect.what)
-        elif isinstance(effect, Fail):
+            return
+        if isinstance(effect, Fail):
             relay.fail(effect.error)
-        elif relay.complete:
+            return
+        if relay.complete:
             return  # another choice ended the reply
-        elif isinstance(effect, Refuse) and effect.as_error:
+        if self._texts is not None:
+            self._remember(effect, self._texts)
+        if isinstance(effect, Refuse) and effect.as_error:
             relay.refuse(effect.text)
         elif relay.exchange.stream:
             self._stream(effect)
         else:
             self._gather(effect)
 
+    def _remember(self, effect: Shown, texts: dict[WireField, list[str]]) -> None:
+        """What comes back in the next turn's history needs no judge, if all of it had one."""
+        match effect:
+            case Release(field, text):
+                texts[field].append(text)
+            case Refuse(text):
+                texts[WireField.CONTENT].append(text)
+            case Finish():
+                coverage = self.generation.machine.outcome.coverage.values()
+                if all(counts.released_unjudged.keys() <= {"blank"} for counts in coverage):
+                    for parts in texts.values():
+                        self._relay.delivered("".join(parts))
+
     def _stream(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
         sse, put = self._sse, self._relay.put
-        usage = self.generation.machine.usage if self._relay.exchange.head.continuous_usage else None
+        usage = (
+            self.generation.machine.usage if self._relay.exchange.head.continuous_usage else None
+        )
         match effect:
             case Release():
                 put(sse.text(effect, usage))
@@ -170,10 +197,17 @@ class Relay:
         judges: JudgeService,
         legs: Callable[[int], Legs],
         observer: Observer,
+        live: Callable[[], AbstractContextManager[object]],
+        delivered: Callable[[str], None],
     ) -> None:
-        """`legs` gives the upstream of each choice."""
+        """`legs` gives the upstream of each choice.
+
+        `live` is entered for as long as generations are under way, `delivered` told of each text
+        that was judged and delivered whole.
+        """
         self.exchange, self.policy, self.task = exchange, policy, task
-        self.judges, self.observer = judges, observer
+        self.judges, self.observer, self.delivered = judges, observer, delivered
+        self._live = live
         self.complete = False
         """The reply's last byte is in the buffer."""
         self._buffer: list[bytes] = []
@@ -191,6 +225,10 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run to the end: reply sent or client gone, upstream closed, outcomes recorded."""
+        with self._live():
+            await self._run(receive, send)
+
+    async def _run(self, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(c.generation.run()) for c in self._choices]

@@ -130,9 +130,7 @@ class Delivery:
         if unit.passage is not None:
             self.kept.append(unit.passage.text)
 
-    def text(
-        self, channel: Channel, field: WireField, text: str, mark: Mark | None = None
-    ) -> None:
+    def text(self, channel: Channel, field: WireField, text: str, mark: Mark | None = None) -> None:
         """Generated text (never empty) leaves."""
         start = self.frontier
         logprobs = self._count(channel, text, mark)
@@ -145,7 +143,7 @@ class Delivery:
                 self._unsettled.append(text)
                 return
         self.coverage(channel).released += len(text)
-        self._show(channel, field, text, mark, logprobs, start)
+        self._show(channel, field, text, mark, logprobs=logprobs, start=start)
 
     def call(self, call: ToolCall) -> None:
         """A tool call leaves."""
@@ -165,14 +163,14 @@ class Delivery:
             coverage.released += len(text)
             coverage.released_unjudged |= self._unsettled_why
             self._forget_unsettled()
-            self._show(Channel.UNPARSED, WireField.CONTENT, text, None, (), self.frontier)
+            self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self.frontier)
         self._close_wrap()
 
     def thought(self, field: WireField, thought: str) -> None:
         """The client is shown the safety thought that stands at a cut."""
         if self._emit_as == "hidden":
             return
-        self._show(Channel.REASONING, field, thought, None, (), self.frontier)
+        self._show(Channel.REASONING, field, thought, start=self.frontier)
         self._joint = True
 
     def _count(self, channel: Channel, text: str, mark: Mark | None) -> Sequence[TokenLogprob]:
@@ -199,8 +197,9 @@ class Delivery:
         channel: Channel,
         field: WireField,
         text: str,
-        mark: Mark | None,
-        logprobs: Sequence[TokenLogprob],
+        mark: Mark | None = None,
+        *,
+        logprobs: Sequence[TokenLogprob] = (),
         start: int,
     ) -> None:
         length = 0 if channel is Channel.MARKUP else len(text)

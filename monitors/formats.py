@@ -58,6 +58,7 @@ class Channel(StrEnum):
     REASONING = "reasoning"
     ANSWER = "answer"
     UNPARSED = "unparsed"
+    TOOL_CALL = "tool_call"
     MARKUP = "markup"
 
 
@@ -139,6 +140,11 @@ class Format:
         """What ends thinking; the one that we write comes first."""
         abrupt = (opener for opener, _ in self.answers) if self.abrupt else ()
         return tuple(dict.fromkeys((self.closer, *self.closers, *abrupt)))
+
+    @property
+    def inline(self) -> bool:
+        """Whether thinking is known to stand in `content`."""
+        return self.known and not self.separated
 
     @property
     def opened(self) -> Format:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from traceback import extract_tb
@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from monitors.errors import GuardError, UpstreamError
+from monitors.errors import GenerationTooLongError, GuardError
 from monitors.events import (
     AbortUpstream,
     Begin,
@@ -56,6 +56,8 @@ PASSAGES_AT_ONCE = 64
 GENERATION_SECONDS = 3600.0
 """From the request to the upstream's last byte, over all legs."""
 
+_TOO_LONG = "the generation took too long"
+
 Leg = Begin | Resume | Restart
 """What the upstream is asked for."""
 
@@ -85,10 +87,6 @@ class Sink(Protocol):
     @property
     def full(self) -> bool:
         """Whether to read no further for now; then `Generation.go_on` when there is room."""
-
-
-class GenerationTooLongError(UpstreamError):
-    """The upstream was still generating when the time for one generation was over."""
 
 
 class Generation:
@@ -135,6 +133,8 @@ class Generation:
                 await self._recorded.wait()
                 self._unasked.clear()
                 self._abort()
+        except TimeoutError:
+            self._end(Fail(GenerationTooLongError(_TOO_LONG)))
         finally:
             self.leave()  # if we were cancelled or too late: nobody is there any more
             if self._timer is not None:
@@ -165,9 +165,12 @@ class Generation:
         log_bug(error)
         self._abort()
         self._recorded.set()
+        self._end(Fail(error))
+
+    def _end(self, last: Finish | Fail) -> None:
         if not self._over:
             self._over = True
-            self._sink(Fail(error))
+            self._sink(last)
 
     async def _read(self, leg: int, request: Leg) -> None:
         """Hand the upstream's stream to the machine, until it ends or is not wanted any more."""
@@ -185,8 +188,7 @@ class Generation:
                         await self._room.wait()
             self._happened(UpstreamEnded(leg))
         except TimeoutError:
-            late = GenerationTooLongError("the generation took too long")
-            self._happened(UpstreamFailed(leg, late))
+            self._happened(UpstreamFailed(leg, GenerationTooLongError(_TOO_LONG)))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the client is told
             if not isinstance(error, GuardError):
                 log_bug(error)
@@ -233,8 +235,7 @@ class Generation:
                     self._unasked.clear()  # of the leg that was cut: nobody waits for the answers
                     self._open(leg, effect)
                 case Finish() | Fail():
-                    self._over = True
-                    self._sink(effect)
+                    self._end(effect)
 
     def _abort(self) -> None:
         """Stop reading; leaving the reader's context closes the connection, and vLLM aborts."""

@@ -99,7 +99,8 @@ def guard_object(
         acted,
         request_id,
         images="unjudged" if images else UNSET,
-        retract=[Erase(span.field.value, span.start, span.end) for span in outcome.retract] or UNSET,
+        retract=[Erase(span.field.value, span.start, span.end) for span in outcome.retract]
+        or UNSET,
     )
     return msgspec.structs.replace(guard, **_detail(outcome, mode)) if detail else guard
 

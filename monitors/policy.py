@@ -173,6 +173,15 @@ class Limits:
         float,
         Field(ge=1.0, le=15.0, description="Silence after which the client gets a comment."),
     ] = 10.0
+    heartbeat_after_seconds: Annotated[
+        float,
+        Field(
+            ge=1.0,
+            le=3600.0,
+            description="Seconds after which a reply that is not streamed begins with whitespace, "
+            "so that no proxy cuts it off; its status is 200 from then on, whatever happens.",
+        ),
+    ] = 25.0
     upstream_idle_seconds: Annotated[
         float, Field(ge=1.0, le=3600.0, description="Silence after which the upstream failed.")
     ] = 120.0

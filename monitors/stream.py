@@ -13,12 +13,12 @@ Generated text becomes *units*: judged steps, and whitespace or tags that need n
     units    docket                       excursion                 delivery  (in `monitors`)
 
 Scoring is strictly in the order of the text, however late or early verdicts come, so decisions
-depend on text and verdicts alone. In `hold` a scored unit leaves when evidence (`monitors.evidence`)
-is at its floor; so the kept prefix always equals what the client has. In `live` text leaves as it
-comes, once the request is judged; what should not have is named for the client to erase, and only
-tool calls, which nobody can erase, wait. Legs are upstream requests: a correction ends one and
-begins the next; events of an ended leg are ignored. In shadow and off modes text leaves as it comes
-and decisions change nothing.
+depend on text and verdicts alone. In `hold` a scored unit leaves when evidence
+(`monitors.evidence`) is at its floor; so the kept prefix always equals what the client has. In
+`live` text leaves as it comes, once the request is judged; what should not have is named for the
+client to erase, and only tool calls, which nobody can erase, wait. Legs are upstream requests: a
+correction ends one and begins the next; events of an ended leg are ignored. In shadow and off modes
+text leaves as it comes and decisions change nothing.
 """
 
 from __future__ import annotations
@@ -371,13 +371,12 @@ class GuardedStream:
         thought = self._policy.safety_thought(decision.scenario, self._task.language)
         self._cut()
         self._answered = False
-        format = self._task.format
-        self._thought_in = WireField.CONTENT if format.inline else WireField.REASONING
-        if format.inline and not format.starts_inside:
-            self._delivery.text(
-                Channel.MARKUP, WireField.CONTENT, f"{format.opener}\n", Mark.OPEN
-            )
-        self._begin_leg(thought, inline=format.inline)
+        known = self._task.format
+        self._thought_in = WireField.CONTENT if known.inline else WireField.REASONING
+        if known.inline and not known.starts_inside:
+            opener = f"{known.opener}\n"
+            self._delivery.text(Channel.MARKUP, WireField.CONTENT, opener, Mark.OPEN)
+        self._begin_leg(thought, inline=known.inline)
 
     def _begin(self) -> None:
         if not self._begun:

@@ -1,7 +1,7 @@
 """Token accounting over the legs of one generation: what was delivered, what was thrown away.
 
-Log probabilities, where a client asked for them, wait here too: those of a delta's tokens leave once
-all its text has.
+Log probabilities, where a client asked for them, wait here too: those of a delta's tokens leave
+once all its text has.
 
 The client's `usage` counts the prompt once and the completion tokens whose text it got. An aborted
 upstream request reports no final usage, so every delta's running count is remembered until the

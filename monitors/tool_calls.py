@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -71,8 +72,8 @@ class ToolCalls:
         index, self._count = self._count, self._count + 1
         own = {f"functions.{call.name}:{self._index}", f"{call.name}:{self._index}"}
         known = _DRAWN.fullmatch(call.id) or call.id in own
-        id = call.id if known else f"call_{index:08x}"
-        yield ToolCall(index, id, call.name, "".join(call.arguments))
+        call_id = call.id if known else f"call_{index:08x}"
+        yield ToolCall(index, call_id, call.name, "".join(call.arguments))
 
 
 def readable(call: ToolCall) -> str:
@@ -82,10 +83,9 @@ def readable(call: ToolCall) -> str:
     """
     parts = [call.name, call.arguments]
     if "\\" in call.arguments:
-        try:
+        # Where it is no JSON the raw text is all there is, for the client too.
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             parts += _strings(msgspec.json.decode(call.arguments))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass  # the raw text is all there is, for the client too
     return "\n".join(part for part in parts if part)
 
 

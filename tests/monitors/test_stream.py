@@ -190,7 +190,8 @@ def test_an_inline_upstream_resumes_inside_the_block() -> None:
     )
     play << AbortUpstream(0) << Resume(1, f"<think>\n{THOUGHT}", 1)
     play >> said(f"{FINE}</think>OK.", 1) << asks(FINE) >> judged(0.01)
-    play << says("\n" + FINE) << says("</think>")
+    play << says("\n" + FINE) >> ended(1) << asks("OK.") >> judged(0.01)
+    play << says("</think>") << says("OK.")
     assert play.stream.outcome.coverage["reasoning"].judged
 
 
@@ -207,7 +208,7 @@ def test_restart_asks_anew_and_goes_on_in_the_clients_open_block() -> None:
     )
     play << AbortUpstream(0) << Restart(1, THOUGHT, 1)
     play >> said(f"<think>{FINE}</think>", 1) << asks(FINE) >> judged(0.01)
-    play << says("\n" + FINE) << says("</think>")
+    play << says("\n" + FINE) >> ended(1) << says("</think>")
 
 
 def test_an_upstream_that_cannot_resume_is_refused() -> None:

@@ -13,7 +13,7 @@ from tests.playbook import TASK
 def units_of(units: Units, *contents: str) -> list[Unit]:
     done = [u for c in contents for p in units.read("", c) for u in units.segment(p, 0.0)]
     done += [u for p in units.close() for u in units.segment(p, 0.0)]
-    return [*done, *units.rest()]
+    return [*done, *units.rest(0.0)]
 
 
 def test_units_are_the_text_and_know_where_they_stand() -> None:
@@ -42,6 +42,6 @@ def test_words_that_were_let_out_are_not_let_out_again() -> None:
     assert (words.text, units.since) == ("The sky is", 3.0)
     assert (units.let_out(words), units.let_out(words)) == ("The sky is", "")
     assert units.ask(4.0) == ()
-    (step,) = units.rest()
+    (step,) = units.rest(0.0)
     assert (step.text, step.released) == ("The sky is bl", len("The sky is"))
     assert units.let_out(words) == ""
