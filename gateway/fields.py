@@ -216,7 +216,7 @@ def _tool_choice(name: str, value: Any) -> None:
 
 def _of_function(name: str, value: Any, function: Check) -> None:
     # Before the keys: those of OpenAI's custom tools and `allowed_tools` would be just unknown.
-    if isinstance(value, dict) and value.get("type") not in (None, "function"):
+    if isinstance(value, dict) and value.get("type", "function") != "function":
         raise bad(f"{name}.type", "must be 'function': vLLM knows no other tools and choices")
     mapping({"type": anything, "function": function}, required=("function",))(name, value)
 

@@ -319,6 +319,7 @@ ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
         ({"tools": [{}]}, "tools[0].function", "required"),
         ({"tools": [{"custom": {}, "type": "custom"}]}, "tools[0].type", "no other"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "no other"),
+        ({"tools": [{**TOOL, "type": None}]}, "tools[0].type", "no other"),
         ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading", "unknown"),
         (function(name=None), "tools[1].function.name", "required"),
         (function(name=3), "tools[1].function.name", "a string"),
@@ -953,9 +954,13 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key, _ in found] + [at for _, item in found for at in places(item)]
 
 
+def copied(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    body = json.loads(json.dumps(VALID))
+    body = copied(VALID)
     for _ in range(draw(st.integers(1, 3))):
         holder, key = draw(st.sampled_from(places(body) or [(body, "model")]))
         match draw(st.integers(0, 4)):
@@ -964,11 +969,11 @@ def mutated(draw: st.DrawFn) -> bytes:
             case 1 if isinstance(holder, dict):
                 holder[draw(WORDS | st.sampled_from(ODD))] = holder.pop(key)
             case 2 if isinstance(holder, list):
-                holder.insert(key, draw(WEIRD))
+                holder.insert(key, copied(draw(WEIRD)))
             case 3:
-                holder[key] = json.loads(json.dumps(draw(st.sampled_from(places(VALID)))[0]))
+                holder[key] = copied(draw(st.sampled_from(places(VALID)))[0])
             case _:
-                holder[key] = draw(WEIRD)
+                holder[key] = copied(draw(WEIRD))
     return json.dumps(body, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
 
 
