@@ -146,6 +146,11 @@ class Format:
         """The same, where the chat template wrote the opener."""
         return FORMATS.get(f"{self.name}-open", self)
 
+    @property
+    def parsed(self) -> Format:
+        """The same, where a reasoning parser runs upstream."""
+        return FORMATS.get(f"{self.name}-separated", SEPARATED)
+
     def opens(self, text: str) -> bool:
         """Whether this text begins with thinking in this format."""
         found = _grammar(self).head.match(text, pos=_visible(text, 0))
@@ -154,6 +159,12 @@ class Format:
 
 _ANSWER = (("<answer>", "</answer>"),)
 _HEX = "{hex}"
+_HEADINGS = (
+    "### Image Description:",
+    "### Rationales:",
+    "### Let's think step by step.",
+    "### Step 1:",
+)
 
 AUTO = Format(
     "auto", OPENER, CLOSER, known=False, distinctive="no", note="nothing is known: see what comes"
@@ -170,7 +181,7 @@ SEPARATED = Format(
 )
 THINK = Format("think", OPENER, CLOSER, answers=_ANSWER, source="seen")
 
-_FAMILIES = (
+FAMILIES = (
     THINK,
     Format(
         "glm",
@@ -203,9 +214,19 @@ _FAMILIES = (
         "mulberry",
         "### Let's think step by step.",
         "### The final answer is:",
-        openers=("### Image Description:", "### Rationales:", "### Step 1:"),
+        openers=_HEADINGS,
         distinctive="no",
         note="headings; those inside the thinking are reasoning text",
+    ),
+    Format(
+        "r1-vl",
+        OPENER,
+        CLOSER,
+        openers=_HEADINGS,
+        closers=("### The final answer is:",),
+        answers=_ANSWER,
+        distinctive="no",
+        note="either <think> or mulberry's headings",
     ),
     Format(
         "virgo",
@@ -289,19 +310,23 @@ _FAMILIES = (
     ),
 )
 
-THINK_OPEN = replace(THINK, name="think-open", starts_inside=True, note="the template opens it")
+"""The first that shares a tag is the one that is recognised by it."""
+
+
+def _variants(family: Format) -> Iterable[Format]:
+    yield family
+    yield replace(family, name=f"{family.name}-open", starts_inside=True)
+    if family is not THINK:  # whose is SEPARATED
+        yield replace(family, name=f"{family.name}-separated", separated=True)
+
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {each.name: each for each in (AUTO, SEPARATED, THINK, THINK_OPEN, *_FAMILIES)}
-    | {
-        f"{family.name}-open": replace(
-            family, name=f"{family.name}-open", starts_inside=True, note="the template opens it"
-        )
-        for family in _FAMILIES
-        if family is not THINK
-    }
+    {"auto": AUTO, "separated": SEPARATED}
+    | {each.name: each for family in FAMILIES for each in _variants(family)}
 )
-"""By name."""
+"""By name; of a family also NAME-open (the chat template writes the opener), NAME-separated."""
+
+THINK_OPEN = FORMATS["think-open"]
 
 
 def format_named(name: str) -> Format:
@@ -361,7 +386,7 @@ class ReplyParser:
         self._state = _State.START
         self._channel: Channel | None = None  # of text without tags; None: depends on what comes
         self._finder = self._grammar.closers  # of what ends that channel
-        if format.starts_inside or (resumed and format.known):
+        if format.starts_inside or (resumed and format.known and not format.separated):
             self._enter(_State.INSIDE)
 
     @property
@@ -542,7 +567,7 @@ _FENCE = "\n```"
 _HEX_DIGITS = "[0-9a-f]{8}"
 
 # Seen before openers in models that were tuned on safety thoughts.
-_HEADINGS = ("**Safety Chain of Thought:**", "* *")
+_STRAYS = ("**Safety Chain of Thought:**", "* *")
 _OPENING_FENCE = "```(?:xml|html|markdown|md|text|plaintext)?\n"
 # Seen between closer and answer. A blank line tells the rule from a YAML header.
 _RULES = r"---[ \t]{0,8}\n[ \t]{0,8}\n|\* \*[ \t]{0,8}\n|\*\*[ \t]{0,8}\n"
@@ -586,7 +611,7 @@ def _grammar(format: Format) -> _Grammar:
         closing = opening
         families: dict[str, Format] = {}
     else:
-        opening = tuple(family for family in _FAMILIES if family.distinctive != "no")
+        opening = tuple(family for family in FAMILIES if family.distinctive != "no")
         closing = tuple(family for family in opening if family.distinctive == "tags")
         families = _families(opening, closing)
     closers = tuple(dict.fromkeys(text for family in closing for text in family.all_closers))
@@ -616,7 +641,7 @@ def _families(opening: Iterable[Format], closing: Iterable[Format]) -> dict[str,
 
 def _head(families: tuple[Format, ...]) -> str:
     """Leads, and what opens the thinking or the answer."""
-    leads = _any_of(text for family in families for text in (*family.leads, *_HEADINGS))
+    leads = _any_of(text for family in families for text in (*family.leads, *_STRAYS))
     openers = _any_of(text for family in families for text in family.all_openers)
     answers = _any_of(text for family in families for text, _ in family.answers)
     return (
