@@ -96,7 +96,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a family of models writes thinking and answer into one text. Texts are literals."""
+    """How a family of models writes thinking and answer into one text.
+
+    Texts are literals, in which `{hex}` is eight hexadecimal digits.
+    """
 
     name: str
     opener: str
@@ -117,8 +120,6 @@ class Format:
     """Pure markup before an opener."""
     label: str = ""
     """May stand right behind an opener, and belongs to it."""
-    suffixed: bool = False
-    """Tags may end in a colon and eight hexadecimal digits, chosen by the checkpoint."""
     starts_inside: bool = False
     """The chat template already wrote the opener."""
     separated: bool = False
@@ -151,6 +152,11 @@ class Format:
         """The same, where the chat template wrote the opener."""
         return FORMATS.get(f"{self.name}-open", self)
 
+    @property
+    def parsed(self) -> Format:
+        """The same, where a reasoning parser runs upstream."""
+        return FORMATS.get(f"{self.name}-separated", SEPARATED)
+
     def opens(self, text: str) -> bool:
         """Whether this text begins with thinking in this format."""
         found = _grammar(self).head.match(text, pos=_visible(text, 0))
@@ -158,6 +164,13 @@ class Format:
 
 
 _ANSWER = (("<answer>", "</answer>"),)
+_HEX = "{hex}"
+_HEADINGS = (
+    "### Image Description:",
+    "### Rationales:",
+    "### Let's think step by step.",
+    "### Step 1:",
+)
 
 AUTO = Format(
     "auto", OPENER, CLOSER, known=False, distinctive="no", note="nothing is known: see what comes"
@@ -174,7 +187,7 @@ SEPARATED = Format(
 )
 THINK = Format("think", OPENER, CLOSER, answers=_ANSWER, source="seen")
 
-_FAMILIES = (
+FAMILIES = (
     THINK,
     Format(
         "glm",
@@ -186,13 +199,12 @@ _FAMILIES = (
     ),
     Format("ernie45", OPENER, CLOSER, answers=(("<response>", "</response>"),)),
     Format(
-        "hunyuan",
+        "hy",
         OPENER,
         CLOSER,
-        answers=_ANSWER,
-        suffixed=True,
-        note="hunyuan_a13b wraps the answer; hy_v3 and hy_v4 tags may bear a suffix, e.g. "
-        "<think:6124c78e>; other suffixes are not recognised",
+        openers=(f"<think:{_HEX}>",),
+        closers=(f"</think:{_HEX}>",),
+        note="checkpoints may add a suffix to the tags, e.g. <think:6124c78e>; only such are known",
     ),
     Format(
         "llava-cot",
@@ -208,9 +220,19 @@ _FAMILIES = (
         "mulberry",
         "### Let's think step by step.",
         "### The final answer is:",
-        openers=("### Image Description:", "### Rationales:", "### Step 1:"),
+        openers=_HEADINGS,
         distinctive="no",
         note="headings; those inside the thinking are reasoning text",
+    ),
+    Format(
+        "r1-vl",
+        OPENER,
+        CLOSER,
+        openers=_HEADINGS,
+        closers=("### The final answer is:",),
+        answers=_ANSWER,
+        distinctive="no",
+        note="either <think> or mulberry's headings",
     ),
     Format(
         "virgo",
@@ -294,19 +316,23 @@ _FAMILIES = (
     ),
 )
 
-THINK_OPEN = replace(THINK, name="think-open", starts_inside=True, note="the template opens it")
+"""The first that shares a tag is the one that is recognised by it."""
+
+
+def _variants(family: Format) -> Iterable[Format]:
+    yield family
+    yield replace(family, name=f"{family.name}-open", starts_inside=True)
+    if family is not THINK:  # whose is SEPARATED
+        yield replace(family, name=f"{family.name}-separated", separated=True)
+
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {each.name: each for each in (AUTO, SEPARATED, THINK, THINK_OPEN, *_FAMILIES)}
-    | {
-        f"{family.name}-open": replace(
-            family, name=f"{family.name}-open", starts_inside=True, note="the template opens it"
-        )
-        for family in _FAMILIES
-        if family is not THINK
-    }
+    {"auto": AUTO, "separated": SEPARATED}
+    | {each.name: each for family in FAMILIES for each in _variants(family)}
 )
-"""By name."""
+"""By name; of a family also NAME-open (the chat template writes the opener), NAME-separated."""
+
+THINK_OPEN = FORMATS["think-open"]
 
 
 def format_named(name: str) -> Format:
@@ -327,6 +353,13 @@ class _State(Enum):
     UNPARSED = 5
 
 
+_CHANNEL = {
+    _State.INSIDE: Channel.REASONING,
+    _State.ANSWER: Channel.ANSWER,
+    _State.UNPARSED: Channel.UNPARSED,
+}
+
+
 class ReplyParser:
     """Incremental parser of one upstream reply: `feed` deltas, get pieces; `close` gives the rest.
 
@@ -335,9 +368,10 @@ class ReplyParser:
 
     __slots__ = (
         "_at",
-        "_closers",
+        "_channel",
         "_family",
         "_fenced",
+        "_finder",
         "_grammar",
         "_held",
         "_label",
@@ -349,15 +383,17 @@ class ReplyParser:
     def __init__(self, format: Format = AUTO, *, resumed: bool = False) -> None:
         self._family = format if format.known else THINK
         self._grammar = _grammar(format)
-        self._closers = self._grammar.closers
         self._held = ""
         self._at = 0  # while scanning: up to here it is decided
         self._label = ""  # of the opener or closer just passed: markup, if it comes
         self._fenced = False  # the whole reply stands in a fence
-        self._pending: tuple[str, ...] = ()  # what is markup in the answer, in lower case
+        self._pending: tuple[str, ...] = ()  # what is markup in the answer
         self._untagged = _State.ANSWER if format.separated else _State.UNPARSED
-        starts_inside = format.starts_inside or (resumed and format.known)
-        self._state = _State.INSIDE if starts_inside else _State.START
+        self._state = _State.START
+        self._channel: Channel | None = None  # of text without tags; None: depends on what comes
+        self._finder = self._grammar.closers  # of what ends that channel
+        if format.starts_inside or (resumed and format.known and not format.separated):
+            self._enter(_State.INSIDE)
 
     @property
     def idle(self) -> bool:
@@ -378,8 +414,12 @@ class ReplyParser:
                 self._interrupt(pieces)
             pieces.append(Piece(Channel.REASONING, WireField.REASONING, reasoning))
         if content:
-            self._held += content
-            self._scan(pieces, final=False)
+            channel = self._channel
+            if channel and not (self._held or self._label or self._finder.begins(content)):
+                pieces.append(Piece(channel, WireField.CONTENT, content))  # most deltas
+            else:
+                self._held += content
+                self._scan(pieces, final=False)
         return pieces
 
     def close(self) -> list[Piece]:
@@ -390,11 +430,11 @@ class ReplyParser:
 
     def _interrupt(self, pieces: list[Piece]) -> None:
         """Text of the other field comes: what is held precedes it, and is no tag."""
-        state = self._state
-        blank = self._held.isspace()
+        if self._held.isspace() and self._channel is None:
+            after = self._state is _State.AFTER or self._untagged is _State.ANSWER
+            channel = Channel.ANSWER if after else Channel.UNPARSED
+            self._emit(pieces, channel, len(self._held))
         self._scan(pieces, final=True)
-        if blank:
-            self._state = state
 
     def _scan(self, pieces: list[Piece], *, final: bool) -> None:
         decided = True
@@ -404,9 +444,7 @@ class ReplyParser:
             match self._state:
                 case _State.START | _State.AFTER:
                     decided = self._look_for_opener(pieces, final=final)
-                case _State.INSIDE | _State.UNPARSED:
-                    decided = self._look_for_closer(pieces, final=final)
-                case _State.ANSWER:
+                case _State.INSIDE | _State.UNPARSED | _State.ANSWER:
                     decided = self._look_for_end(pieces, final=final)
         self._held, self._at = self._held[self._at :], 0
 
@@ -420,6 +458,8 @@ class ReplyParser:
         self._label = ""
         return True
 
+    # --- before thinking or answer --------------------------------------------------------
+
     def _look_for_opener(self, pieces: list[Piece], *, final: bool) -> bool:
         start = _visible(self._held, self._at)
         if start - self._at <= MAX_INDENT:
@@ -432,7 +472,7 @@ class ReplyParser:
                 self._pass_opener(pieces, found)
                 return True
         if self._state is _State.START and self._untagged is _State.UNPARSED:
-            self._state = _State.UNPARSED
+            self._enter(_State.UNPARSED)
         else:
             self._answer()
         return True
@@ -441,69 +481,78 @@ class ReplyParser:
         groups = found.groupdict()
         self._fenced |= groups["fence"] is not None
         mark = Mark.OTHER
-        if (opener := groups["open"]) is not None:
+        if groups["open"] is not None:
             mark = Mark.OPEN
-            self._recognise(opener)
-            ornate = groups["ornate"] is not None
-            self._closers = self._grammar.ornate_closers if ornate else self._grammar.closers
-            self._label = _ORNAMENT if ornate else self._family.label
-            self._state = _State.INSIDE
-        elif (opener := groups["answer"]) is not None:
-            self._recognise(opener)
-            self._answer(opener)
+            self._recognise(groups["open"])
+            self._enter(_State.INSIDE)
+            self._label = self._family.label
+            if groups["ornate"] is not None:
+                self._label = _ORNAMENT
+                self._finder = self._grammar.ornate_closers
+        elif groups["answer"] is not None:
+            self._recognise(groups["answer"])
+            self._answer(groups["answer"])
         self._emit(pieces, Channel.MARKUP, found.end(), mark)
 
-    def _look_for_closer(self, pieces: list[Piece], *, final: bool) -> bool:
-        channel = Channel.REASONING if self._state is _State.INSIDE else Channel.UNPARSED
-        found = self._closers.find(self._held, self._at, final=final)
-        if found is None:  # most deltas
-            self._emit(pieces, channel, len(self._held))
-            return False
-        self._emit(pieces, channel, found.start())
-        if found.partial:
-            return False
-        closer = found[0]
-        self._label = _ORNAMENT if closer.startswith(_ORNAMENT) else ""
-        closer = closer.removeprefix(_ORNAMENT)
-        self._recognise(closer)
-        self._state = _State.AFTER
-        if closer.lower() in self._grammar.answers:
-            self._answer(closer)
-        self._emit(pieces, Channel.MARKUP, found.end(), Mark.CLOSE)
-        return True
+    # --- in thinking or answer ------------------------------------------------------------
 
     def _look_for_end(self, pieces: list[Piece], *, final: bool) -> bool:
-        found = _finder(self._pending).find(self._held, self._at, final=final)
-        if found is None:  # most deltas
-            self._emit(pieces, Channel.ANSWER, len(self._held))
+        """Find what ends the thinking, or is markup in the answer."""
+        channel = self._channel or Channel.UNPARSED
+        found = self._finder.find(self._held, self._at, final=final)
+        self._emit(pieces, channel, found.start() if found is not None else len(self._held))
+        if found is None or found.partial:
             return False
-        self._emit(pieces, Channel.ANSWER, found.start())
-        if found.partial:
-            return False
-        if found[0] == _FENCE:
-            rest = self._held[found.end() :]
-            if rest.strip() or len(rest) > _MAX_GAP:  # of a block in the answer
-                self._emit(pieces, Channel.ANSWER, found.end())
-                return True
-            if final:
-                self._emit(pieces, Channel.MARKUP, len(self._held), Mark.OTHER)
-            return False
-        self._emit(pieces, Channel.MARKUP, found.end(), Mark.OTHER)
-        self._pending = tuple(text for text in self._pending if text != found[0].lower())
+        if channel is not Channel.ANSWER:
+            self._pass_closer(pieces, found)
+        elif found[0] == _FENCE:
+            return self._pass_fence(pieces, found.end(), final=final)
+        else:
+            self._emit(pieces, Channel.MARKUP, found.end(), Mark.OTHER)
+            self._expect(text for text in self._pending if text != found[0].lower())
         return True
 
+    def _pass_closer(self, pieces: list[Piece], found: regex.Match[str]) -> None:
+        closer = found[0].removeprefix(_ORNAMENT)
+        self._label = _ORNAMENT if closer != found[0] else ""
+        self._recognise(closer)
+        if closer.lower() in self._grammar.answers:
+            self._answer(closer)
+        else:
+            self._enter(_State.AFTER)
+        self._emit(pieces, Channel.MARKUP, found.end(), Mark.CLOSE)
+
+    def _pass_fence(self, pieces: list[Piece], end: int, *, final: bool) -> bool:
+        """Only at the reply's end it is the one around the reply."""
+        rest = len(self._held) - end
+        if self._held[end:].strip() or rest > _MAX_GAP:
+            self._emit(pieces, Channel.ANSWER, end)
+            return True
+        if final:
+            self._emit(pieces, Channel.MARKUP, end + rest, Mark.OTHER)
+        return False
+
+    # --- state ----------------------------------------------------------------------------
+
+    def _enter(self, state: _State) -> None:
+        self._state = state
+        self._channel = _CHANNEL.get(state)
+        self._finder = self._grammar.closers
+
     def _recognise(self, tag: str) -> None:
-        if (family := self._grammar.families.get(tag.lower())) is not None:
+        if (family := self._grammar.families.get(_key(tag))) is not None:
             self._family, self._grammar = family, _grammar(family)
-            self._closers = self._grammar.closers
 
     def _answer(self, opener: str = "") -> None:
         """The answer begins; `opener` wraps it."""
-        self._state = _State.ANSWER
+        self._enter(_State.ANSWER)
         closer = self._grammar.answers.get(opener.lower(), "")
-        fence = _FENCE if self._fenced else ""
-        texts = (closer, *self._grammar.boxes, fence)
+        self._expect((closer, *self._grammar.boxes, _FENCE if self._fenced else ""))
+
+    def _expect(self, texts: Iterable[str]) -> None:
+        """What is still markup in the answer."""
         self._pending = tuple(dict.fromkeys(text for text in texts if text))
+        self._finder = _finder(self._pending)
 
     def _emit(
         self, pieces: list[Piece], channel: Channel, end: int, mark: Mark | None = None
@@ -521,10 +570,10 @@ _VISIBLE = re.compile(r"\S")
 _MAX_GAP = 64  # whitespace behind a lead, or behind the fence at the end
 _ORNAMENT = "**"
 _FENCE = "\n```"
-_HEX = "(?::[0-9a-f]{8})?"
+_HEX_DIGITS = "[0-9a-f]{8}"
 
 # Seen before openers in models that were tuned on safety thoughts.
-_HEADINGS = ("**Safety Chain of Thought:**", "* *")
+_STRAYS = ("**Safety Chain of Thought:**", "* *")
 _OPENING_FENCE = "```(?:xml|html|markdown|md|text|plaintext)?\n"
 # Seen between closer and answer. A blank line tells the rule from a YAML header.
 _RULES = r"---[ \t]{0,8}\n[ \t]{0,8}\n|\* \*[ \t]{0,8}\n|\*\*[ \t]{0,8}\n"
@@ -540,13 +589,11 @@ def _visible(text: str, at: int) -> int:
 class _Finder:
     """Finds the first of some literals; most deltas hold no character that begins one."""
 
-    begins: Callable[[str, int], object | None]
+    begins: Callable[[str], object | None]
     pattern: regex.Pattern[str]
 
     def find(self, text: str, at: int, *, final: bool) -> regex.Match[str] | None:
         """The first, or the beginning of one at the end of the text (`partial`)."""
-        if self.begins(text, at) is None:
-            return None
         return self.pattern.search(text, pos=at, partial=not final)
 
 
@@ -570,7 +617,7 @@ def _grammar(format: Format) -> _Grammar:
         closing = opening
         families: dict[str, Format] = {}
     else:
-        opening = tuple(family for family in _FAMILIES if family.distinctive != "no")
+        opening = tuple(family for family in FAMILIES if family.distinctive != "no")
         closing = tuple(family for family in opening if family.distinctive == "tags")
         families = _families(opening, closing)
     closers = tuple(dict.fromkeys(text for family in closing for text in family.all_closers))
@@ -578,10 +625,8 @@ def _grammar(format: Format) -> _Grammar:
     return _Grammar(
         head=regex.compile(head, _FLAGS),
         after=regex.compile(f"{head}|(?P<rule>{_RULES})", _FLAGS),
-        closers=_finder(closers, suffixed=format.suffixed),
-        ornate_closers=_finder(
-            (*(_ORNAMENT + text for text in closers), *closers), suffixed=format.suffixed
-        ),
+        closers=_finder(closers),
+        ornate_closers=_finder((*(_ORNAMENT + text for text in closers), *closers)),
         answers={opener.lower(): closer.lower() for opener, closer in format.answers},
         boxes=tuple(text.lower() for text in format.boxes),
         families=families,
@@ -602,11 +647,8 @@ def _families(opening: Iterable[Format], closing: Iterable[Format]) -> dict[str,
 
 def _head(families: tuple[Format, ...]) -> str:
     """Leads, and what opens the thinking or the answer."""
-    leads = _any_of(text for family in families for text in (*family.leads, *_HEADINGS))
-    openers = _any_of(
-        (text for family in families for text in family.all_openers),
-        suffixed=families[0].suffixed,  # an unknown family's tags have none
-    )
+    leads = _any_of(text for family in families for text in (*family.leads, *_STRAYS))
+    openers = _any_of(text for family in families for text in family.all_openers)
     answers = _any_of(text for family in families for text, _ in family.answers)
     return (
         rf"(?:(?:{leads}|(?P<fence>{_OPENING_FENCE}))\s{{0,{_MAX_GAP}}}){{0,4}}"
@@ -615,18 +657,19 @@ def _head(families: tuple[Format, ...]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _finder(texts: tuple[str, ...], *, suffixed: bool = False) -> _Finder:
+def _finder(texts: tuple[str, ...]) -> _Finder:
     if not texts:
-        return _Finder(lambda text, at: None, regex.compile("(?!)"))
+        return _Finder(lambda text: None, regex.compile("(?!)"))
     first = "".join({re.escape(text[0].lower() + text[0].upper()) for text in texts})
-    return _Finder(
-        re.compile(f"[{first}]").search, regex.compile(_any_of(texts, suffixed=suffixed), _FLAGS)
-    )
+    return _Finder(re.compile(f"[{first}]").search, regex.compile(_any_of(texts), _FLAGS))
 
 
-def _any_of(texts: Iterable[str], *, suffixed: bool = False) -> str:
+def _any_of(texts: Iterable[str]) -> str:
     """A pattern of these literals, the earlier first."""
-    patterns = (re.escape(text) for text in dict.fromkeys(texts))
-    if suffixed:
-        patterns = (text.removesuffix(">") + _HEX + ">" for text in patterns)
-    return "|".join(patterns)
+    escaped = (re.escape(text) for text in dict.fromkeys(texts))
+    return "|".join(text.replace(re.escape(_HEX), _HEX_DIGITS) for text in escaped)
+
+
+def _key(tag: str) -> str:
+    """The literal that this text matched, in lower case."""
+    return re.sub(f":{_HEX_DIGITS}>", f":{_HEX}>", tag.lower())
