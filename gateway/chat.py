@@ -12,9 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.access import DETAIL, Client
 from gateway.errors import OverloadedError, PayloadTooLargeError, RequestError
 from gateway.guards import Guard
-from gateway.history import drop_refused_turns
+from gateway.history import drop_refused_turns, still_to_judge, to_judge
 from gateway.legs import UpstreamLegs
-from gateway.probe import ProbeReport
 from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
 from gateway.request import ChatRequest, admit, reencode_images, trace_headers
@@ -22,7 +21,7 @@ from gateway.state import Gateway
 from monitors.judges.base import Passage
 from monitors.policy import Policy
 from monitors.task import Task
-from monitors.taxonomy import Mode, Stage
+from monitors.taxonomy import Mode
 from monitors.wording import detect_language
 
 BODY_SECONDS = 60.0
@@ -43,20 +42,39 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
     with gateway.count_live(), gateway.guards.use() as guard:
         admitted = await _admit(gateway, request)
         _check(admitted, guard.policy)
-        if guard.policy.mode is not Mode.OFF and guard.policy.input.scope == "all":
-            await drop_refused_turns(admitted, guard, client.name)
+        await drop_refused_turns(admitted, guard, client.name)
         report = await gateway.probes.of(admitted.model)
-        task = _task(gateway, guard.policy, client, admitted, report)
+        inputs = _inputs(gateway, guard, client.name, admitted)
+    task = Task(
+        prompt=admitted.prompt_text,
+        inputs=inputs,
+        language=detect_language(admitted.prompt_text),
+        stop=admitted.stop,
+        hide_reasoning=admitted.hide_reasoning,
+        resume=report.method,
+        format=gateway.settings.format or report.format,
+    )
     exchange = _exchange(gateway, request_id, client, admitted)
+    legs = UpstreamLegs(
+        upstream=gateway.upstream,
+        body=admitted.upstream,
+        headers=trace_headers(request.headers),
+        request_id=request_id,
+        max_tokens=admitted.max_tokens,
+        max_tokens_field=admitted.max_tokens_field,
+        resume=report.method,
+        idle=guard.policy.limits.upstream_idle_seconds,
+        head=exchange.head,
+    )
     return Relay(
         exchange,
         guard.policy,
         task,
         judges=guard.judges,
-        legs=lambda index: _legs(gateway, request, exchange, guard, admitted, task, index),
+        legs=legs.of_choice,
         observer=gateway.observe,
         live=lambda: gateway.live_with(guard),
-        delivered=lambda text: gateway.delivered.add(client.name, text),
+        delivered=lambda text: gateway.delivered.add(guard, client.name, text),
     )
 
 
@@ -128,61 +146,15 @@ def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatR
     )
 
 
-def _legs(
-    gateway: Gateway,
-    request: Request,
-    exchange: Exchange,
-    guard: Guard,
-    admitted: ChatRequest,
-    task: Task,
-    index: int,
-) -> UpstreamLegs:
-    body = admitted.upstream
-    if index and admitted.seed is not None:
-        body = {**body, "seed": admitted.seed + index}  # as vLLM itself does
-    return UpstreamLegs(
-        upstream=gateway.upstream,
-        body=body,
-        headers=trace_headers(request.headers),
-        request_id=f"{exchange.request_id}-{index}" if index else exchange.request_id,
-        max_tokens=admitted.max_tokens,
-        max_tokens_field=admitted.max_tokens_field,
-        resume=task.resume,
-        idle=guard.policy.limits.upstream_idle_seconds,
-        head=exchange.head,
-    )
-
-
-def _task(
-    gateway: Gateway, policy: Policy, client: Client, admitted: ChatRequest, report: ProbeReport
-) -> Task:
-    return Task(
-        prompt=admitted.prompt_text,
-        inputs=_inputs(gateway, policy, client, admitted) if policy.mode is not Mode.OFF else (),
-        language=detect_language(admitted.prompt_text),
-        stop=admitted.stop,
-        hide_reasoning=admitted.hide_reasoning,
-        resume=report.method,
-        format=gateway.settings.format or report.format,
-    )
-
-
 def _inputs(
-    gateway: Gateway, policy: Policy, client: Client, admitted: ChatRequest
+    gateway: Gateway, guard: Guard, owner: str, admitted: ChatRequest
 ) -> tuple[Passage, ...]:
-    """What of the request is judged: every distinct text in the policy's scope.
-
-    What the guard itself judged and delivered to this client comes back in histories and is not
-    judged again.
-    """
+    """What of the request is judged: every distinct text in the policy's scope."""
+    policy = guard.policy
+    if policy.mode is Mode.OFF:
+        return ()
     everything = policy.input.scope == "all"
-    passages = {
-        Passage(Stage.REASONING, passage.text, passage.request)
-        if passage.kind == "reasoning"
-        else Passage(Stage.INPUT, passage.text)
-        for passage in admitted.passages
-        if passage.text.strip()
-        and (everything or passage.latest_turn)
-        and not (passage.role == "assistant" and gateway.delivered.has(client.name, passage.text))
-    }
+    inside = (p for p in admitted.passages if everything or p.latest_turn)
+    texts = still_to_judge(inside, guard, gateway.delivered, owner)
+    passages = {to_judge(passage) for passage in texts if passage.text.strip()}
     return tuple(sorted(passages, key=lambda passage: (passage.stage, passage.text)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.errors import UpstreamHTTPError
@@ -31,6 +31,15 @@ class UpstreamLegs:
     """Seconds of silence after which the upstream failed."""
     head: ReplyHead
     """Told which names the upstream has for thinking, and its fingerprint."""
+
+    def of_choice(self, index: int) -> UpstreamLegs:
+        """The same for one of several choices: with a seed of its own, as vLLM itself does."""
+        if not index:
+            return self
+        body = dict(self.body)
+        if body.get("seed") is not None:
+            body["seed"] += index
+        return replace(self, body=body, request_id=f"{self.request_id}-{index}")
 
     @asynccontextmanager
     async def __call__(self, leg: Leg) -> AsyncIterator[Deltas]:

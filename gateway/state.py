@@ -12,13 +12,13 @@ import structlog
 
 from gateway.access import KeyRing, load_keys
 from gateway.errors import UpstreamHTTPError
-from gateway.guards import Guards, Loaded, load_guard
+from gateway.guards import Guard, Guards, Loaded, load_guard
 from gateway.history import Delivered
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry, log_bug
-from gateway.upstream import Timeouts, Upstream
+from gateway.upstream import Upstream
 from monitors.errors import GuardError
 from monitors.events import Recorded
 from monitors.formats import AUTO
@@ -149,8 +149,14 @@ class Gateway:
             observer(request_id, what)
 
     @contextmanager
+    def live_with(self, guard: Guard) -> Iterator[None]:
+        """Around the generations of one request, which this guard judges to their end."""
+        with self.guards.use(guard), self.count_live():
+            yield
+
+    @contextmanager
     def count_live(self) -> Iterator[None]:
-        """Around one generation."""
+        """Around one request."""
         self.live += 1
         try:
             yield
@@ -181,9 +187,8 @@ def load(settings: Settings) -> Parts:
 async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gateway]:
     """Connect and start probing."""
     settings = parts.settings
-    timeouts = Timeouts(idle=parts.first.policy.limits.upstream_idle_seconds)
     async with (
-        Upstream(settings.upstream, api_key=settings.upstream_key, timeouts=timeouts) as upstream,
+        Upstream(settings.upstream, api_key=settings.upstream_key) as upstream,
         Guards(settings, parts.first) as guards,
         asyncio.TaskGroup() as group,
     ):

@@ -36,6 +36,7 @@ class Delivery:
         "_coverage",
         "_emit",
         "_emit_as",
+        "_ended_blank",
         "_joint",
         "_last_field",
         "_message",
@@ -73,6 +74,7 @@ class Delivery:
         self._message: list[str] = []  # as the upstream must see it
         self._opener_left = False  # it begins with the tag that opens thinking
         self._last_field: WireField | None = None
+        self._ended_blank = False  # what left last did so in whitespace
         self._joint = False  # a cut is to be bridged: the next text may need whitespace before it
         self._block_open = False  # the client saw inline thinking that is not closed yet
         self._wrapped = False  # by tags of ours
@@ -221,14 +223,14 @@ class Delivery:
             self._block_open = mark is Mark.OPEN or channel is Channel.REASONING
         if self._joint:
             self._joint = False
-            if field is self._last_field and not text[0].isspace():
+            if field is self._last_field and not (text[0].isspace() or self._ended_blank):
                 text = "\n" + text
         self._send(field, text, logprobs)
         if self._spans is not None:
             self._spans.append((start, field, self._sent[field] - length, length))
 
     def _send(self, field: WireField, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
-        self._last_field = field
+        self._last_field, self._ended_blank = field, text[-1].isspace()
         self._sent[field] += len(text)
         self._emit(Release(field, text, logprobs))
 

@@ -89,6 +89,7 @@ class GuardedStream:
 
         self._stage = Stage.REASONING  # of the last scored step
         self._thought_in: WireField | None = None  # where thinking was last seen
+        self._answering = False  # shadow: a step of the answer would have left
 
         self._answered = False  # the upstream sent its first delta
         self._opened = False
@@ -309,6 +310,7 @@ class GuardedStream:
         elif decision.action.intervenes:
             self._refuse(decision)
         else:
+            self._open_reply()
             for piece in early:
                 self._send_live(piece)
             self._begin()
@@ -316,7 +318,7 @@ class GuardedStream:
     def _intervene(self, unit: Unit, decision: Decision) -> None:
         correct = (
             decision.action is Action.CORRECT
-            and not self._delivery.answered  # there is no way back from the answer
+            and not self._answer_left  # there is no way back from it
             and self._task.resume is not ResumeMethod.REFUSE
             and self.outcome.corrections < self._policy.correction.budget
         )
@@ -332,6 +334,11 @@ class GuardedStream:
             self._correct(unit, decision)
         else:
             self._refuse(decision)
+
+    @property
+    def _answer_left(self) -> bool:
+        """Whether the client has, or in shadow mode would have, visible text of the answer."""
+        return self._answering if self._passive else self._delivery.answered
 
     def _reach_cap(self) -> None:
         """The excursion lasted too long: refuse, or (fail-open) release and flag."""
@@ -462,9 +469,11 @@ class GuardedStream:
 
     def _flush_excursion(self) -> None:
         """Release every scored unit and close the excursion."""
-        if not self._passive:
-            for unit in self._excursion.units:
+        for unit in self._excursion.units:
+            if not self._passive:
                 self._release(unit)
+            elif unit.passage is not None and unit.stage is Stage.ANSWER:
+                self._answering = True
         self._end_excursion()
 
     def _release(self, unit: Unit) -> None:

@@ -361,6 +361,7 @@ def test_own_refusals_are_the_policys_and_the_built_in_ones() -> None:
 
 
 def test_a_thought_is_judged_as_one() -> None:
-    thought = InputPassage("assistant", "reasoning", "Hm.", 1, "Bread?")
+    thought = InputPassage("assistant", "reasoning", "Hm.", 1, "Bread?", True)
     assert to_judge(thought) == Passage(Stage.REASONING, "Hm.", "Bread?")
-    assert to_judge(InputPassage("user", "text", "Hm.", 1, "Bread?")) == Passage(Stage.INPUT, "Hm.")
+    text = InputPassage("user", "text", "Hm.", 1, "", True)
+    assert to_judge(text) == Passage(Stage.INPUT, "Hm.")

@@ -61,17 +61,12 @@ def call(index: int, name: str, arguments: str, call_id: str) -> ReleaseCall:
 
 
 def test_a_tool_call_is_judged_and_released_whole() -> None:
+    given = "chatcmpl-tool-0123456789abcdef"
     play = Playbook() >> thought(FINE + "\n") << Open() << asks(FINE) >> judged(0.01)
-    play << thinks(FINE)
-    (
-        play
-        >> calls(0, "look_up", call_id="chatcmpl-tool-0123456789abcdef")
-        >> calls(0, arguments='{"q":')
-    )
-    play >> calls(0, arguments=' "tea"}') >> ended() << asks('look_up\n{"q": "tea"}')
-    play >> judged(0.01)
-    play << thinks("\n") << call(0, "look_up", '{"q": "tea"}', "chatcmpl-tool-0123456789abcdef")
-    play << finishes() << Record
+    play << thinks(FINE) >> calls(0, "look_up", call_id=given) << thinks("\n")
+    play >> calls(0, arguments='{"q":') >> calls(0, arguments=' "tea"}')
+    play >> ended() << asks('look_up\n{"q": "tea"}') >> judged(0.01)
+    play << call(0, "look_up", '{"q": "tea"}', given) << finishes() << Record
     coverage = play.outcome.coverage["tool_call"]
     assert (coverage.received, coverage.judged, coverage.released) == (19, 19, 19)
 
@@ -85,16 +80,22 @@ def test_each_tool_call_is_complete_when_the_next_begins() -> None:
 
 
 def test_a_harmful_tool_call_never_leaves() -> None:
-    play = Playbook() >> said(FINE + "\n") >> calls(0, "harm", '{"how": "so"}', "call_0")
-    play << Open() << asks(FINE) >> judged(0.01) << says(FINE)
-    play >> ended() << asks('harm\n{"how": "so"}') >> judged(1.0)
+    play = Playbook() >> said(FINE + "\n") << Open() << asks(FINE) >> judged(0.01) << says(FINE)
+    (
+        play
+        >> calls(0, "harm", '{"how": "so"}', "call_0")
+        << says("\n")
+        >> ended()
+        << asks('harm\n{"how": "so"}')
+        >> judged(1.0)
+    )
     play << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, False)
     play << finishes("content_filter") << Record
 
 
 def test_what_hides_behind_escapes_in_arguments_is_judged_too() -> None:
-    play = Playbook() >> calls(0, "say", r'{"t": "\u0074ea"}', "call_0") >> ended()
-    play << Open() << asks('say\n{"t": "\\u0074ea"}\nt\ntea')
+    play = Playbook() >> calls(0, "say", r'{"t": "\u0074ea"}', "call_0") << Open() >> ended()
+    play << asks('say\n{"t": "\\u0074ea"}\nt\ntea')
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_what_hides_behind_escapes_in_arguments_is_judged_too() -> None:
     ],
 )
 def test_ids_in_which_a_model_could_speak_are_replaced(given: str, shown: str) -> None:
-    play = Playbook() >> calls(3, "say", "{}", given) >> ended() << Open() << asks("say\n{}")
+    play = Playbook() >> calls(3, "say", "{}", given) << Open() >> ended() << asks("say\n{}")
     play >> judged(0.01) << call(0, "say", "{}", shown)
 
 
@@ -129,8 +130,8 @@ def test_log_probabilities_leave_behind_the_text_of_their_tokens() -> None:
 
 def test_log_probabilities_of_tokens_that_are_not_in_the_text_are_dropped() -> None:
     entries = [token("</think>"), token("Yes"), token("<|im_end|>"), token(".")]
-    play = Playbook() >> DeltaReceived(0, content="Yes.", logprobs=entries) >> ended() << Open()
-    play << asks("Yes.") >> judged(0.01) << Release(C, "Yes.", [entries[1], entries[3]])
+    play = Playbook() >> DeltaReceived(0, content="Yes.", logprobs=entries) << Open()
+    play >> ended() << asks("Yes.") >> judged(0.01) << Release(C, "Yes.", [entries[1], entries[3]])
 
 
 # --- the request ------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ def test_live_text_waits_for_the_verdict_on_the_request() -> None:
 
 
 def test_live_tool_calls_wait_for_their_verdict() -> None:
-    play = Playbook(LIVE) >> calls(0, "say", "{}", "call_00000000") >> ended() << Open()
+    play = Playbook(LIVE) >> calls(0, "say", "{}", "call_00000000") << Open() >> ended()
     play << asks("say\n{}") >> judged(0.01) << call(0, "say", "{}", "call_00000000")
     play << finishes() << Record
 
@@ -236,8 +237,8 @@ CORRECTING = policy({"default": {"input": "refuse", "reasoning": "correct", "ans
 
 def test_an_answer_that_turns_bad_at_once_reopens_thinking() -> None:
     play = Playbook(CORRECTING) >> thought(FINE + "\n") << Open() << asks(FINE) >> judged(0.01)
-    play << thinks(FINE) >> said(BAD + "\n") << asks(BAD) >> judged(1.0)
-    play << thinks("\n") << AbortUpstream(0) << Resume(1, f"<think>\n{FINE}\n{THOUGHT}", 1)
+    play << thinks(FINE) >> said(BAD + "\n") << asks(BAD) << thinks("\n") >> judged(1.0)
+    play << AbortUpstream(0) << Resume(1, f"<think>\n{FINE}\n{THOUGHT}", 1)
     play >> thought(WORSE + "\n", 1) << asks(WORSE) >> judged(0.01) << thinks(WORSE)
     assert play.outcome.corrections == 1
 
