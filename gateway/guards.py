@@ -26,7 +26,7 @@ import structlog
 from gateway.settings import Settings
 from gateway.telemetry import log_bug
 from monitors.errors import UserError
-from monitors.judges.base import Passage
+from monitors.judges.base import Judge, Passage
 from monitors.judges.build import build_panels
 from monitors.judges.memory import VerdictMemory
 from monitors.judges.panel import Panel
@@ -70,12 +70,26 @@ class Loaded:
         """Name and version of each stage's judges."""
         return {stage.value: panel.name for stage, panel in self.panels.items()}
 
+    @property
+    def packaged(self) -> dict[str, Judge]:
+        """Those of its judges that are the same in every policy."""
+        return {
+            name: judge
+            for stage, panel in self.panels.items()
+            for name, judge in zip(self.policy.judges[stage], panel.judges, strict=True)
+            if name == "embedded"
+        }
 
-def load_guard(settings: Settings) -> Loaded:
-    """Read the policy and try out its judges. Raises UserError for what cannot be used. Slow."""
+
+def load_guard(settings: Settings, earlier: Loaded | None = None) -> Loaded:
+    """Read the policy and try out its judges. Raises UserError for what cannot be used. Slow.
+
+    The embedded judge, which is large and no file's, is taken over from `earlier`.
+    """
     identity = _identity(settings.policy_file)  # before reading: a change meanwhile is seen later
     policy = settings.policy()
-    panels = build_panels(policy.judges, policy.rules)
+    known = earlier.packaged if earlier is not None else {}
+    panels = build_panels(policy.judges, policy.rules, known=known)
     for stage, panel in panels.items():  # fills caches; a judge that cannot judge must not start
         try:
             panel.score([Passage(stage, TRIAL, "A first request.")])
@@ -92,7 +106,7 @@ class Guards:
         self, settings: Settings, first: Loaded, *, look_seconds: float = LOOK_SECONDS
     ) -> None:
         """`settings` names the file, and overrides what it says, now and at each reload."""
-        self._settings, self._first, self._look_seconds = settings, first, look_seconds
+        self._settings, self._loaded, self._look_seconds = settings, first, look_seconds
         self._memory = VerdictMemory()  # survives reloads: it knows judges by their version
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,7 +124,7 @@ class Guards:
 
     async def __aenter__(self) -> Guards:
         await self._group.__aenter__()
-        self._current = await self._guard(self._first)
+        self._current = await self._guard(self._loaded)
         self._tasks.append(self._group.create_task(self._watch()))
         self._hear_signals()
         return self
@@ -165,7 +179,7 @@ class Guards:
             self._seen = await _in_thread(lambda: _identity(self._settings.policy_file))
             try:
                 async with asyncio.timeout(LOAD_SECONDS):
-                    loaded = await _in_thread(lambda: load_guard(self._settings))
+                    loaded = await _in_thread(lambda: load_guard(self._settings, self._loaded))
             except UserError as error:
                 return self._rejected(str(error))
             except TimeoutError:
@@ -193,7 +207,8 @@ class Guards:
 
     async def _replace(self, loaded: Loaded) -> None:
         old = self.current
-        self._current = new = await self._guard(loaded)
+        self._loaded, self._current = loaded, await self._guard(loaded)
+        new = self._current
         if new.judges is not old.judges:
             home = self._homes[old.judges]
             home.retired = True

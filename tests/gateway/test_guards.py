@@ -19,6 +19,7 @@ from gateway import guards as module
 from gateway.guards import Guard, Guards, load_guard
 from gateway.settings import Settings
 from monitors.judges.base import Passage, Verdict
+from monitors.judges.embedded import EmbeddedJudge
 from monitors.taxonomy import Action, Mode, Stage
 from tests.gateway.harness import RULES
 
@@ -187,6 +188,20 @@ async def test_the_same_judges_work_on_and_remember(file: Path) -> None:
         assert (guards.tally.asked, guards.tally.remembered) == (3, 1)
 
 
+async def test_the_embedded_judge_is_loaded_once_for_all_policies(file: Path) -> None:
+    panels = {stage.value: ["embedded", "rules"] for stage in Stage}
+    write(file, rules("crimson kettle", judges=panels))
+    with patch.object(EmbeddedJudge, "load", wraps=EmbeddedJudge.load) as load:
+        async with opened(file) as guards:
+            for word in ("purple teapot", "crimson kettle", "green ladle"):
+                write(file, rules(word, judges=panels))
+                assert await guards.reload()
+            assert load.call_count == 1
+            verdict = await judged(guards.current, Passage(Stage.ANSWER, "A green ladle."))
+    assert [part.judge.partition("@")[0] for part in verdict.parts] == ["embedded", "rules"]
+    assert verdict.unsafe == 1.0
+
+
 async def test_overrides_hold_after_a_reload(file: Path) -> None:
     async with opened(file, mode=Mode.SHADOW, judge="constant") as guards:
         rows = {**RULES["scenarios"], "weapons": {"input": "prime"}}
@@ -277,9 +292,9 @@ async def test_a_file_that_is_being_written_is_left_alone(file: Path) -> None:
         looks.append(min(len(looks), 7))  # it grows, until it does not
         return 0, 0, looks[-1], 0
 
-    def read(settings: Settings) -> Any:
+    def read(*args: Any) -> Any:
         reads.append(looks[-1])
-        return load(settings)
+        return load(*args)
 
     guards = opened(file, look_seconds=0.001)
     write(file, rules("purple teapot"))
