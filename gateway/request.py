@@ -41,7 +41,7 @@ class RequestLimits:
     depth: int = 32
     messages: int = 2048
     images: int = 16
-    text_chars: int = 400_000
+    text_chars: int = 2_000_000
     """Of all texts to judge, each in every way that a template may write it."""
 
 
