@@ -18,7 +18,6 @@ from monitors.wire import DONE, SSEDecoder
 from tests.bench.upstream import Order
 
 
-
 @dataclass(slots=True)
 class Received:
     """One stream as the client got it. Times are CLOCK_MONOTONIC seconds."""
@@ -45,48 +44,63 @@ class Received:
 
 
 async def stream_all(
-    base: str, orders: Sequence[Order], *, stagger: float = 0.0, timeout: float = 120.0
+    base: str, orders: Sequence[Order], *, stagger: float = 0.0, within: float = 120.0
 ) -> list[Received]:
     """Run all orders at once against `base`, `stagger` seconds apart; in the order given."""
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_stream(base, order, index * stagger, timeout))
+            group.create_task(_stream(base, order, index * stagger, within))
             for index, order in enumerate(orders)
         ]
     return [task.result() for task in tasks]
 
 
-async def stream_one(base: str, order: Order, *, timeout: float = 120.0) -> Received:
+async def stream_one(base: str, order: Order, *, within: float = 120.0) -> Received:
     """Run one order."""
-    return await _stream(base, order, 0.0, timeout)
+    return await _stream(base, order, 0.0, within)
 
 
-async def _stream(base: str, order: Order, after: float, timeout: float) -> Received:
+async def _stream(base: str, order: Order, after: float, within: float) -> Received:
     await asyncio.sleep(after)
+    received = Received(order, time.monotonic())
+    return read(received, await exchange(base, str(order), within=within))
+
+
+async def exchange(
+    base: str,
+    prompt: str,
+    *,
+    model: str = "bench",
+    stream: bool = True,
+    within: float = 120.0,
+) -> list[tuple[float, bytes]]:
+    """One request on a connection of its own; (time, bytes) of what came until the reply's end.
+
+    After `within` seconds the client leaves, and what came is kept: a reply without its end.
+    """
     loop = asyncio.get_running_loop()
     where = urlsplit(base)
     transport, client = await loop.create_connection(
-        lambda: _Client(loop), where.hostname, where.port
+        lambda: _Client(loop), where.hostname or "", where.port or 0
     )
-    asked = time.monotonic()
-    transport.write(_request(where.netloc, order))
+    transport.write(_request(where.netloc, prompt, model, stream=stream))
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             await client.ended
     except TimeoutError:
-        pass  # what came is kept; a reply without its end counts as failed
+        pass
     finally:
         transport.abort()
-    return _read(Received(order, asked), client.pieces)
+    return client.pieces
 
 
-def _request(host: str, order: Order) -> bytes:
-    body = msgspec.json.encode(
-        {"model": "bench", "stream": True, "messages": [{"role": "user", "content": str(order)}]}
-    )
+def _request(host: str, prompt: str, model: str, *, stream: bool) -> bytes:
+    messages = [{"role": "user", "content": prompt}]
+    body = msgspec.json.encode({"model": model, "stream": stream, "messages": messages})
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Accept: text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Connection: {'keep-alive' if stream else 'close'}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -109,19 +123,20 @@ class _Client(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-def _read(stream: Received, pieces: list[tuple[float, bytes]]) -> Received:
+def read(stream: Received, pieces: list[tuple[float, bytes]]) -> Received:
     """Everything there is to know of the bytes."""
     head, body, decoder = bytearray(), bytearray(), SSEDecoder()
     for when, data in pieces:
         stream.ended = when
-        if not stream.status:
+        if stream.status:
+            body += data
+        else:
             head += data
             first, end, rest = bytes(head).partition(b"\r\n\r\n")
             if not end:
                 continue
             stream.status = int(first.split(b" ", 2)[1])
-            data = rest
-        body += data
+            body += rest
         before = stream.characters
         for payload in decoder.feed(_unframe(body)):
             if stream.first_chunk is None:

@@ -63,7 +63,7 @@ def _record(server: Server, seconds: int, rate: int, *, native: bool) -> tuple[s
         asyncio.run(_load(server, rate, seconds))
         used = Counter(_threads(server))
         used.subtract(before)
-        threads = ", ".join(f"{name} {ns / 1e9:.2f} s" for name, ns in used.most_common(4))
+        threads = ", ".join(f"{who} {ns / 1e9:.2f} s" for who, ns in used.most_common(4))
         if spy.wait(60) != 0:
             raise SystemExit(f"py-spy failed (may it trace processes here?): {' '.join(command)}")
         return out.read_text(), threads

@@ -27,7 +27,7 @@ _STARTS_WITHIN = 120.0
 
 @dataclass(slots=True, frozen=True)
 class Program:
-    """A command that serves on {port} in front of {upstream}, and where it says that it is ready."""
+    """A command that serves on {port} before {upstream}, and where it says that it is ready."""
 
     command: Sequence[str]
     ready: str = "/readyz"
@@ -45,9 +45,10 @@ def gateway(*options: str, policy: Path = POLICY, streams: int = 256) -> Program
     return Program([*command, "--max-streams", str(streams), *options])
 
 
+_UVICORN = ("--port", "{port}", "--log-level", "warning", "--no-access-log", "--factory")
+
 BARE = Program(
-    [sys.executable, "-m", "uvicorn", "--factory", "tests.bench.bare:create_app"]
-    + ["--port", "{port}", "--log-level", "warning", "--no-access-log"],
+    [sys.executable, "-m", "uvicorn", *_UVICORN, "tests.bench.bare:create_app"],
     env={"BENCH_UPSTREAM": "{upstream}/v1"},
 )
 
@@ -55,8 +56,10 @@ BARE = Program(
 def litellm(config: str) -> Program:
     """LiteLLM's proxy; its model list comes from its package, not from the network."""
     return Program(
-        [str(PEERS / "litellm"), "--config", str(HERE / "peers" / config), "--port", "{port}"]
-        + ["--host", "127.0.0.1", "--telemetry", "False"],
+        [
+            *(str(PEERS / "litellm"), "--config", str(HERE / "peers" / config)),
+            *("--host", "127.0.0.1", "--port", "{port}", "--telemetry", "False"),
+        ],
         ready="/health/liveliness",
         env={
             "BENCH_UPSTREAM": "{upstream}/v1",
@@ -69,12 +72,9 @@ def litellm(config: str) -> Program:
 
 
 NEMO = Program(
-    [str(PEERS / "nemoguardrails"), "server", "--config", str(HERE / "peers" / "nemo")]
-    + ["--default-config-id", "nemo", "--port", "{port}", "--disable-chat-ui"],
-    ready="/v1/rails/configs",
+    [str(PEERS / "python"), "-m", "uvicorn", *_UVICORN, "tests.bench.peers.nemo_app:create_app"],
     env={
-        "MAIN_MODEL_ENGINE": "openai",
-        "MAIN_MODEL_BASE_URL": "{upstream}/v1",
+        "BENCH_UPSTREAM": "{upstream}/v1",
         "OPENAI_API_KEY": "none",
         "NEMO_GUARDRAILS_NO_USAGE_STATS": "1",
     },
@@ -95,7 +95,8 @@ class Server:
         while not self._ready():
             if self._popen.poll() is not None or time.monotonic() > deadline:
                 end = self.log.read_text(errors="replace")[-3000:]
-                raise SystemExit(f"did not start: {self.program.command}\n{end}")
+                command = " ".join(self.program.command)
+                raise SystemExit(f"did not start: {command}\n{end}")
             time.sleep(0.1)
 
     def _ready(self) -> bool:

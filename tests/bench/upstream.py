@@ -181,7 +181,9 @@ class Connection(asyncio.Protocol):
 async def _serve(port: int) -> None:
     sent: dict[str, array[float]] = {}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(sent, loop), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(
+        lambda: Connection(sent, loop), "127.0.0.1", port, backlog=1024
+    )
     async with server:
         await server.serve_forever()
 
