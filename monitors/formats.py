@@ -125,8 +125,9 @@ class Format:
     """A reasoning parser runs upstream: untagged `content` is answer."""
     known: bool = True
     """False: which family it is, shows in the reply."""
-    distinctive: Literal["tags", "openers", "no"] = "tags"
-    """What of it cannot be ordinary text, so that it is recognised unasked."""
+    distinctive: Literal["tags", "openers", "phrases", "no"] = "tags"
+    """What of it cannot be ordinary text, so that it is recognised unasked: all tags; openers at
+    the start; openers that are plain words, unless a reasoning parser runs upstream; nothing."""
     source: Source = "read"
     note: str = ""
 
@@ -287,7 +288,7 @@ FAMILIES = (
         "Here is my response:",
         openers=("Here's my thought process:",),
         closers=("Here's my response:",),
-        distinctive="openers",
+        distinctive="phrases",
         note="plain phrases; granite 4.2 writes <think>",
     ),
     Format(
@@ -626,7 +627,8 @@ def _grammar(format: Format) -> _Grammar:
         closing = opening
         families: dict[str, Format] = {}
     else:
-        opening = tuple(family for family in FAMILIES if family.distinctive != "no")
+        never = ("no", "phrases") if format.separated else ("no",)
+        opening = tuple(family for family in FAMILIES if family.distinctive not in never)
         closing = tuple(family for family in opening if family.distinctive == "tags")
         families = _families(opening, closing)
     closers = tuple(dict.fromkeys(text for family in closing for text in family.all_closers))
