@@ -24,9 +24,10 @@ that doubtful text is judged as answer. Nothing leads back from ANSWER. In an an
 its wrapper and each box tag are markup once; a second one is text, because every tag taken out cuts
 a step in two.
 
-Tags match in any case. A tag split over deltas is held back until it is decided. Held are at most:
-before an opener `MAX_INDENT` characters of whitespace, four ornaments with 64 each, and the opener;
-elsewhere one character less than the longest closer, or the fence at the end and 64 of whitespace.
+Tags match in any case. A tag split over deltas is held back until it is decided. Held are: before
+an opener under 700 characters (`MAX_INDENT` of whitespace, four ornaments with 64 each, the
+opener); elsewhere less than the longest closer, under 40; at the end of a fenced reply the fence
+and 64 of whitespace.
 """
 
 from __future__ import annotations
@@ -180,7 +181,13 @@ _HEADINGS = (
 )
 
 AUTO = Format(
-    "auto", OPENER, CLOSER, known=False, distinctive="no", note="nothing is known: see what comes"
+    "auto",
+    OPENER,
+    CLOSER,
+    known=False,
+    distinctive="no",
+    source="seen",
+    note="nothing is known: the distinctive tags of every family are recognised",
 )
 SEPARATED = Format(
     "separated",
@@ -676,8 +683,9 @@ def _head(families: tuple[Format, ...]) -> str:
 def _finder(texts: tuple[str, ...]) -> _Finder:
     if not texts:
         return _Finder(lambda text: None, regex.compile("(?!)"))
-    first = "".join({re.escape(text[0].lower() + text[0].upper()) for text in texts})
-    return _Finder(re.compile(f"[{first}]").search, regex.compile(_any_of(texts), _FLAGS))
+    first = {char for text in texts for char in (text[0].lower(), text[0].upper())}
+    begins = re.compile("|".join(map(re.escape, sorted(first))))
+    return _Finder(begins.search, regex.compile(_any_of(texts), _FLAGS))
 
 
 def _any_of(texts: Iterable[str]) -> str:
