@@ -17,7 +17,7 @@ from gateway.errors import AuthenticationError, to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.state import Gateway, load, open_gateway
-from gateway.telemetry import log_bug
+from gateway.telemetry import CONTENT_TYPE, Levels, log_bug
 from monitors.errors import GuardError
 
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
@@ -32,7 +32,10 @@ def create_app(settings: Settings, *observers: Observer) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_gateway(parts, *observers) as gateway:
             app.state.gateway = gateway
+            policy, telemetry = gateway.policy, gateway.telemetry
+            telemetry.started(policy.label, policy.mode.value, judges=gateway.judge_names)
             yield
+        telemetry.stopped()
 
     return FastAPI(
         lifespan=lifespan,
@@ -65,7 +68,7 @@ async def _chat(request: Request) -> Any:
     except Exception as error:  # noqa: BLE001 - every error becomes a reply in OpenAI's shape
         refused = _error_reply(request, error)
         refused.headers["x-guard-request-id"] = request_id
-        gateway.telemetry.requests.labels("chat", str(refused.status_code)).inc()
+        gateway.telemetry.refused(request_id, refused.status_code, error)
         return refused
     gateway.telemetry.requests.labels("chat", "relayed").inc()
     return reply
@@ -116,9 +119,12 @@ async def _metrics(request: Request) -> Response:
         gateway.keys.authenticate(request.headers.get("authorization"))
     except AuthenticationError as error:
         return _error_reply(request, error)
-    gateway.telemetry.live.set(gateway.live)
-    gateway.telemetry.queue.set(gateway.judges.waiting)
-    return Response(gateway.telemetry.render(), media_type="text/plain; version=0.0.4")
+    levels = Levels(
+        live=gateway.live,
+        judge_queue=gateway.judges.waiting,
+        image_queue=gateway.image_threads.statistics().tasks_waiting,
+    )
+    return Response(gateway.telemetry.render(levels), media_type=CONTENT_TYPE)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
