@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
-from monitors.formats import CLOSER, OPENER, Format
+from monitors.formats import AUTO, CLOSER, OPENER, SEPARATED, THINK, THINK_OPEN, Format
 from monitors.task import ResumeMethod
 from monitors.wire import Chunk
 
@@ -38,14 +38,14 @@ class ProbeReport:
         return {
             "model": self.model,
             "resume": self.method.value,
-            "format": self.format.value,
+            "format": self.format.name,
             "findings": self.findings,
         }
 
 
 async def probe(upstream: Upstream, model: str) -> ProbeReport:
     """Probe one model. Raises GuardError when the upstream cannot be asked at all."""
-    report = ProbeReport(model, ResumeMethod.RESTART, Format.AUTO)
+    report = ProbeReport(model, ResumeMethod.RESTART, AUTO)
     first = await upstream.complete(_body(model, max_tokens=48))
     report.format = _format(first, report.findings)
     if await _continues(upstream, model, report):
@@ -78,15 +78,15 @@ def _format(chunks: list[Chunk], findings: list[str]) -> Format:
     opened |= bool(closer) and OPENER not in thought  # closed, and not by the model opened
     if reasoning:
         findings.append("reasoning comes in a field of its own")
-        return Format.SEPARATED
+        return SEPARATED
     if content.lstrip().lower().startswith(OPENER):
         findings.append("reasoning comes inline, between <think> tags")
-        return Format.THINK
+        return THINK
     if opened:
         findings.append("the chat template opens the think block; reasoning comes inline")
-        return Format.THINK_OPEN
+        return THINK_OPEN
     findings.append("no reasoning seen in an ordinary reply")
-    return Format.AUTO
+    return AUTO
 
 
 async def _continues(upstream: Upstream, model: str, report: ProbeReport) -> bool:
@@ -124,7 +124,7 @@ def _rendered(chunks: list[Chunk], prefix: str, how: str, report: ProbeReport) -
     if _EMPTY_BLOCK.search(prompt[: -len(prefix)]):
         report.findings.append(f"{how}: the template puts an empty think block before the prefix")
         return False
-    if report.format is Format.SEPARATED and content and not reasoning:
+    if report.format is SEPARATED and content and not reasoning:
         report.findings.append(f"{how}: the reasoning parser reports continued thinking as answer")
         return False
     report.findings.append(f"{how}: the prompt ends with the prefix exactly")

@@ -19,7 +19,7 @@ from gateway.telemetry import Telemetry, log_bug
 from gateway.upstream import Timeouts, Upstream
 from monitors.errors import GuardError, UserError
 from monitors.events import Recorded
-from monitors.formats import Format
+from monitors.formats import AUTO
 from monitors.judges.base import Passage
 from monitors.judges.build import build_panels
 from monitors.judges.panel import Panel
@@ -69,11 +69,11 @@ class Probes:
                     report = await probe(self._upstream, model)
                     self._keep(report)
                     name = self._loggable(model)
-                    log.info("probed", model=name, resume=report.method, format=report.format)
+                    log.info("probed", model=name, resume=report.method, format=report.format.name)
                 return report
         except (GuardError, TimeoutError) as error:
             log.warning("probe failed", model=self._loggable(model), error=_why(error))
-            return ProbeReport(model, ResumeMethod.REFUSE, Format.AUTO, ["the probe failed"])
+            return ProbeReport(model, ResumeMethod.REFUSE, AUTO, ["the probe failed"])
 
     def _keep(self, report: ProbeReport) -> None:
         """Keep it, as the last used; of models that are not listed, a few."""

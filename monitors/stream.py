@@ -49,7 +49,7 @@ from monitors.events import (
 )
 from monitors.evidence import Decision, Evidence, weigh_input
 from monitors.excursion import Excursion
-from monitors.formats import Format, Piece, ReplyParser, WireField
+from monitors.formats import AUTO, THINK, Piece, ReplyParser, WireField
 from monitors.judges.base import Verdict
 from monitors.policy import Policy
 from monitors.task import ResumeMethod, Task
@@ -303,7 +303,7 @@ class GuardedStream:
             parser = ReplyParser(task.format)
             self._effects.append(Restart(self._leg, thought, delivery.tokens.spent))
         else:
-            parser = ReplyParser(Format.THINK if inline else Format.AUTO, resumed=True)
+            parser = ReplyParser(THINK if inline else AUTO, resumed=True)
             prefix = delivery.resume(thought)
             self._effects.append(Resume(self._leg, prefix, delivery.tokens.spent))
         self._units = Units(task, parser, delivery.frontier, delivery.kept)

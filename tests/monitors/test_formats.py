@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitors.formats import Format, ReplyParser
+from monitors.formats import AUTO, FORMATS, SEPARATED, THINK, THINK_OPEN, Format, ReplyParser
 
 NAMES = {"reasoning": "R", "answer": "A", "unparsed": "U", "markup": "M"}
 
 
-def parse(parts: list[str], format: Format = Format.AUTO, *, resumed: bool = False) -> str:
+def parse(parts: list[str], format: Format = AUTO, *, resumed: bool = False) -> str:
     """Merged pieces of inline text, as `R[..]A[..]`."""
     parser = ReplyParser(format, resumed=resumed)
     pieces = [piece for part in parts for piece in parser.feed("", part)] + parser.close()
@@ -57,9 +57,9 @@ def test_a_tag_may_be_split_anywhere(split: int) -> None:
 
 
 def test_what_is_known_of_the_upstream_decides_where_untagged_text_belongs() -> None:
-    assert parse(["hello"], Format.SEPARATED) == "A[hello]"
-    assert parse(["a</think>b"], Format.THINK_OPEN) == "R[a]M[</think>]A[b]"
-    assert parse(["a</think>b"], Format.THINK, resumed=True) == "R[a]M[</think>]A[b]"
+    assert parse(["hello"], SEPARATED) == "A[hello]"
+    assert parse(["a</think>b"], THINK_OPEN) == "R[a]M[</think>]A[b]"
+    assert parse(["a</think>b"], THINK, resumed=True) == "R[a]M[</think>]A[b]"
 
 
 def test_a_reasoning_field_makes_untagged_content_answer() -> None:
@@ -87,18 +87,18 @@ PARTS = st.sampled_from(
 @given(
     st.lists(PARTS, max_size=12).map("".join),
     st.lists(st.integers(1, 9), max_size=30),
-    st.sampled_from(Format),
+    st.sampled_from(sorted(FORMATS)),
     st.booleans(),
 )
 def test_any_chunking_gives_the_same_pieces_without_loss(
-    text: str, sizes: list[int], known: Format, resumed: bool
+    text: str, sizes: list[int], known: str, resumed: bool
 ) -> None:
     parts, at = [], 0
     for size in sizes:
         parts.append(text[at : at + size])
         at += size
-    whole = parse([text], known, resumed=resumed)
-    assert parse([*parts, text[at:]], known, resumed=resumed) == whole
-    parser = ReplyParser(known, resumed=resumed)
+    whole = parse([text], FORMATS[known], resumed=resumed)
+    assert parse([*parts, text[at:]], FORMATS[known], resumed=resumed) == whole
+    parser = ReplyParser(FORMATS[known], resumed=resumed)
     pieces = parser.feed("", text) + parser.close()
     assert "".join(piece.text for piece in pieces) == text

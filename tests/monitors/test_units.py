@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from monitors.formats import Channel, Format, ReplyParser
+from monitors.formats import SEPARATED, Channel, ReplyParser
 from monitors.taxonomy import Stage
 from monitors.units import Unit, Units
 from tests.playbook import TASK
@@ -29,13 +29,13 @@ def test_units_are_the_text_and_know_where_they_stand() -> None:
 
 
 def test_nothing_behind_a_stop_string_becomes_a_unit() -> None:
-    units = Units(replace(TASK, stop=("STOP",)), ReplyParser(Format.SEPARATED))
+    units = Units(replace(TASK, stop=("STOP",)), ReplyParser(SEPARATED))
     assert [u.text for u in units_of(units, "Yes. ST", "OP no")] == ["Yes. "]
     assert units.stopped == "STOP"
 
 
 def test_words_that_were_let_out_are_not_let_out_again() -> None:
-    units = Units(TASK, ReplyParser(Format.SEPARATED))
+    units = Units(TASK, ReplyParser(SEPARATED))
     for piece in units.read("", "The sky is bl"):
         units.segment(piece, 1.0)
     (words,) = units.ask(3.0)
