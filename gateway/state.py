@@ -19,7 +19,7 @@ from gateway.telemetry import Telemetry, log_bug
 from gateway.upstream import Timeouts, Upstream
 from monitors.errors import GuardError, UserError
 from monitors.events import Recorded
-from monitors.formats import AUTO
+from monitors.formats import AUTO, Format
 from monitors.judges.base import Passage
 from monitors.judges.build import build_panels
 from monitors.judges.panel import Panel
@@ -42,8 +42,9 @@ IMAGE_THREADS = 2
 class Probes:
     """What is known of each upstream model; asks about a model when it is first met."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, told: Format | None = None) -> None:
         self._upstream = upstream
+        self._told = told  # the format, by the operator
         self._reports: dict[str, ProbeReport] = {}  # the last used last
         self._listed: list[str] = []
         self._lock = asyncio.Lock()
@@ -66,7 +67,7 @@ class Probes:
             # One probe at a time; others who wait, no longer than one may take, find its report.
             async with asyncio.timeout(PROBE_SECONDS), self._lock:
                 if (report := self._reports.get(model)) is None:
-                    report = await probe(self._upstream, model)
+                    report = await probe(self._upstream, model, self._told)
                     self._keep(report)
                     name = self._loggable(model)
                     log.info("probed", model=name, resume=report.method, format=report.format.name)
@@ -186,7 +187,7 @@ async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gate
         JudgeService(parts.panels, timeout=limits.judge_timeout_seconds) as service,
         asyncio.TaskGroup() as group,
     ):
-        probes = Probes(upstream)
+        probes = Probes(upstream, settings.format)
         keeper = group.create_task(probes.keep_up())
         yield Gateway(
             settings=settings,

@@ -156,6 +156,18 @@ class Format:
         found = _grammar(self).head.match(text, pos=_visible(text, 0))
         return found is not None and found["open"] is not None
 
+    def opens_in(self, text: str) -> bool:
+        """Whether an opener stands anywhere in this text."""
+        return _grammar(self).opener.search(text) is not None
+
+    def is_open_after(self, prompt: str) -> bool:
+        """Whether this text ends with an opener."""
+        return _grammar(self).opened.search(prompt) is not None
+
+    def is_empty_at_end(self, prompt: str) -> bool:
+        """Whether this text ends with a block around nothing."""
+        return _grammar(self).emptied.search(prompt) is not None
+
 
 _ANSWER = (("<answer>", "</answer>"),)
 _HEX = "{hex}"
@@ -518,12 +530,12 @@ class ReplyParser:
 
     def _pass_fence(self, pieces: list[Piece], end: int, *, final: bool) -> bool:
         """Only at the reply's end it is the one around the reply."""
-        rest = len(self._held) - end
-        if self._held[end:].strip() or rest > _MAX_GAP:
+        rest = _visible(self._held, end)
+        if rest < len(self._held) or rest - end > _MAX_GAP:
             self._emit(pieces, Channel.ANSWER, end)
             return True
         if final:
-            self._emit(pieces, Channel.MARKUP, end + rest, Mark.OTHER)
+            self._emit(pieces, Channel.MARKUP, rest, Mark.OTHER)
         return False
 
     # --- state ----------------------------------------------------------------------------
@@ -597,6 +609,9 @@ class _Grammar:
 
     head: regex.Pattern[str]
     after: regex.Pattern[str]
+    opener: regex.Pattern[str]
+    opened: regex.Pattern[str]
+    emptied: regex.Pattern[str]
     closers: _Finder
     ornate_closers: _Finder
     answers: Mapping[str, str]
@@ -616,9 +631,14 @@ def _grammar(format: Format) -> _Grammar:
         families = _families(opening, closing)
     closers = tuple(dict.fromkeys(text for family in closing for text in family.all_closers))
     head = _head(opening)
+    openers = _any_of(text for family in opening for text in family.all_openers)
+    opener = f"(?:{openers})(?:{re.escape(format.label)})?"
     return _Grammar(
         head=regex.compile(head, _FLAGS),
         after=regex.compile(f"{head}|(?P<rule>{_RULES})", _FLAGS),
+        opener=regex.compile(opener, _FLAGS),
+        opened=regex.compile(rf"{opener}\s*\Z", _FLAGS),
+        emptied=regex.compile(rf"{opener}\s*(?:{_any_of(closers)})\s*\Z", _FLAGS),
         closers=_finder(closers),
         ornate_closers=_finder((*(_ORNAMENT + text for text in closers), *closers)),
         answers={opener.lower(): closer.lower() for opener, closer in format.answers},

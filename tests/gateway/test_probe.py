@@ -200,7 +200,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names probed; a model of any name is there, but for `gone`."""
     names: list[str] = []
 
-    async def probed(_: Upstream, model: str) -> ProbeReport:
+    async def probed(_: Upstream, model: str, told: Format | None) -> ProbeReport:
         names.append(model)
         if model == "gone":
             raise UpstreamHTTPError(404, "The model `gone` does not exist", "t")
