@@ -19,12 +19,17 @@ from gateway.fields import bad, clip, mapping, text, unknown, wrong_type
 
 @dataclass(frozen=True, slots=True)
 class InputPassage:
-    """A piece of the prompt to judge. `role` is the field's name for what is in no message."""
+    """A piece of the prompt to judge. `role` is the field's name for what is in no message.
+
+    `request`: what the user had asked in its turn. `latest_turn`: also of what is in no turn.
+    """
 
     role: str
     kind: Literal["text", "reasoning"]
     text: str
     message_index: int | None
+    request: str = ""
+    latest_turn: bool = True
 
 
 _OPERATORS: Final = frozenset({"system", "developer"})

@@ -12,28 +12,25 @@ import structlog
 
 from gateway.access import KeyRing, load_keys
 from gateway.errors import UpstreamHTTPError
+from gateway.guards import Guards, Loaded, load_guard
+from gateway.history import Delivered
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry, log_bug
 from gateway.upstream import Timeouts, Upstream
-from monitors.errors import GuardError, UserError
+from monitors.errors import GuardError
 from monitors.events import Recorded
 from monitors.formats import AUTO, Format
-from monitors.judges.base import Passage
-from monitors.judges.build import build_panels
-from monitors.judges.panel import Panel
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.task import ResumeMethod
-from monitors.taxonomy import Stage
 
 log = structlog.get_logger(__name__)
 
 PROBE_SECONDS = 30.0
 RETRY_SECONDS = 2.0
 REFRESH_SECONDS = 60.0
-TRIAL = "Is this judge ready to work?"
 MAX_LISTED = 64
 MAX_UNLISTED = 16
 IMAGE_THREADS = 2
@@ -119,18 +116,32 @@ class Gateway:
     """The parts of one running gateway."""
 
     settings: Settings
-    policy: Policy
+    guards: Guards
     keys: KeyRing
     upstream: Upstream
-    judges: JudgeService
-    judge_names: dict[str, str]
     probes: Probes
     telemetry: Telemetry
     observers: tuple[Observer, ...] = ()
+    delivered: Delivered = field(default_factory=Delivered)
     live: int = 0
     image_threads: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(IMAGE_THREADS)
     )
+
+    @property
+    def policy(self) -> Policy:
+        """Of the guard in force."""
+        return self.guards.current.policy
+
+    @property
+    def judges(self) -> JudgeService:
+        """Of the guard in force."""
+        return self.guards.current.judges
+
+    @property
+    def judge_names(self) -> Mapping[str, str]:
+        """Of the guard in force, by stage."""
+        return self.guards.current.judge_names
 
     def observe(self, request_id: str, what: Recorded) -> None:
         """Tell metrics, log and whoever else listens."""
@@ -153,26 +164,16 @@ class Parts:
     """What a gateway is made of before it listens or asks anybody."""
 
     settings: Settings
-    policy: Policy
-    panels: Mapping[Stage, Panel]
+    first: Loaded
     keys: KeyRing
 
 
 def load(settings: Settings) -> Parts:
     """Read policy, judges and keys. Raises UserError for what cannot start."""
     settings.check()
-    policy = settings.policy()
-    panels = build_panels(policy.judges, policy.rules)
-    for stage, panel in panels.items():  # fills caches; a judge that cannot judge must not start
-        try:
-            panel.score([Passage(stage, TRIAL, "A first request.")])
-        except Exception as error:
-            why = type(error).__name__
-            raise UserError(f"judge {panel.name} cannot judge: {why}") from error
     return Parts(
         settings=settings,
-        policy=policy,
-        panels=panels,
+        first=load_guard(settings),
         keys=load_keys(settings.keys_file) if settings.keys_file else KeyRing({}),
     )
 
@@ -180,22 +181,20 @@ def load(settings: Settings) -> Parts:
 @asynccontextmanager
 async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gateway]:
     """Connect and start probing."""
-    settings, limits = parts.settings, parts.policy.limits
-    timeouts = Timeouts(idle=limits.upstream_idle_seconds)
+    settings = parts.settings
+    timeouts = Timeouts(idle=parts.first.policy.limits.upstream_idle_seconds)
     async with (
         Upstream(settings.upstream, api_key=settings.upstream_key, timeouts=timeouts) as upstream,
-        JudgeService(parts.panels, timeout=limits.judge_timeout_seconds) as service,
+        Guards(settings, parts.first) as guards,
         asyncio.TaskGroup() as group,
     ):
         probes = Probes(upstream, settings.format)
         keeper = group.create_task(probes.keep_up())
         yield Gateway(
             settings=settings,
-            policy=parts.policy,
+            guards=guards,
             keys=parts.keys,
             upstream=upstream,
-            judges=service,
-            judge_names={stage.value: panel.name for stage, panel in parts.panels.items()},
             probes=probes,
             telemetry=Telemetry(),
             observers=observers,

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from blockbuster import blockbuster_ctx
 
-from gateway.state import TRIAL
+from gateway.guards import TRIAL
 from monitors.events import Recorded, StepRecord
 from monitors.judges.base import Passage, Verdict
 from monitors.taxonomy import Stage
