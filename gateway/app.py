@@ -32,10 +32,13 @@ def create_app(settings: Settings, *observers: Observer) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_gateway(parts, *observers) as gateway:
             app.state.gateway = gateway
-            policy, telemetry = gateway.policy, gateway.telemetry
-            telemetry.started(policy.label, policy.mode.value, judges=gateway.judge_names)
+            gateway.telemetry.started(
+                policy=gateway.policy.label,
+                mode=gateway.policy.mode.value,
+                judges=gateway.judge_names,
+            )
             yield
-        telemetry.stopped()
+        gateway.telemetry.stopped()
 
     return FastAPI(
         lifespan=lifespan,
@@ -119,10 +122,19 @@ async def _metrics(request: Request) -> Response:
         gateway.keys.authenticate(request.headers.get("authorization"))
     except AuthenticationError as error:
         return _error_reply(request, error)
+    guards, tally = gateway.guards, gateway.guards.tally
     levels = Levels(
+        policy=gateway.policy.label,
+        mode=gateway.policy.mode.value,
+        policy_is_newest=guards.last_error is None,
+        reloads_ok=guards.reloads_ok,
+        reloads_failed=guards.reloads_failed,
         live=gateway.live,
-        judge_queue=gateway.judges.waiting,
+        judge_queue=tally.waiting,
         image_queue=gateway.image_threads.statistics().tasks_waiting,
+        asked=tally.asked,
+        remembered=tally.remembered,
+        shared=tally.shared,
     )
     return Response(gateway.telemetry.render(levels), media_type=CONTENT_TYPE)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from traceback import extract_tb
@@ -47,8 +46,15 @@ _REASONS = frozenset(
 
 @dataclass(slots=True, frozen=True)
 class Levels:
-    """What is counted elsewhere and read at each scrape."""
+    """What is known elsewhere and read at each scrape."""
 
+    policy: str = ""
+    """In force, `name@hash`."""
+    mode: str = ""
+    policy_is_newest: bool = True
+    """False: the policy file was changed and cannot be used."""
+    reloads_ok: int = 0
+    reloads_failed: int = 0
     live: int = 0
     """Generations under way."""
     judge_queue: int = 0
@@ -56,9 +62,11 @@ class Levels:
     image_queue: int = 0
     """Requests waiting for a thread that re-encodes their images."""
     asked: int = 0
-    """Passages handed to judges since the start."""
+    """Passages that judges were asked about since the start."""
     remembered: int = 0
-    """Passages whose verdict was remembered instead."""
+    """Of those: answered from memory."""
+    shared: int = 0
+    """Of those: answered together with the same passage of another request."""
 
 
 class Telemetry:
@@ -121,33 +129,14 @@ class Telemetry:
         self._excursions = seconds(
             "excursion", "Time a generation's text was held in excursions.", _EXCURSION_SECONDS
         )
-        self._policy = gauge("policy_info", "The policy in force.", "policy", "mode")
-        self._reloads = counter("policy_reloads", "Attempts to load the policy anew.", "result")
-        self._reload_ok = gauge("policy_reload_successful", "Whether the last reload took effect.")
-        self._loaded_at = gauge("policy_loaded_timestamp_seconds", "When the policy took effect.")
 
-    def started(self, policy: str, mode: str, **facts: object) -> None:
-        """The gateway serves under this policy (`name@hash`); `facts` are for the log."""
-        self._in_force(policy, mode)
-        self._reload_ok.set(1)
-        self._log.info("started", policy=policy, mode=mode, **facts)
+    def started(self, **facts: object) -> None:
+        """The gateway serves; `facts` are for the log."""
+        self._log.info("started", **facts)
 
     def stopped(self) -> None:
         """The gateway has ended its streams."""
         self._log.info("stopped")
-
-    def reloaded(self, policy: str, mode: str) -> None:
-        """A changed policy took effect for new streams."""
-        self._in_force(policy, mode)
-        self._reload_ok.set(1)
-        self._reloads.labels("ok").inc()
-        self._log.info("policy reloaded", policy=policy, mode=mode)
-
-    def rejected(self, problems: str) -> None:
-        """A changed policy is wrong and the old one stays; `problems` name file and lines."""
-        self._reload_ok.set(0)
-        self._reloads.labels("rejected").inc()
-        self._log.error("policy rejected", problems=problems)
 
     def refused(self, request_id: str, status: int, error: Exception) -> None:
         """A request was turned away before a generation began. Not why: that may quote it."""
@@ -170,11 +159,6 @@ class Telemetry:
         """The metrics in Prometheus' text format."""
         self._levels.now = levels
         return generate_latest(self.registry)
-
-    def _in_force(self, policy: str, mode: str) -> None:
-        self._policy.clear()
-        self._policy.labels(policy, mode).set(1)
-        self._loaded_at.set(time.time())
 
     def _step(self, request_id: str, step: StepRecord) -> None:
         verdict = step.verdict
@@ -287,17 +271,44 @@ class _LevelCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Gauges for what goes up and down, counters for the rest."""
         now = self.now
+        info = GaugeMetricFamily(
+            "mlrm_guard_policy_info", "The policy in force.", labels=["policy", "mode"]
+        )
+        info.add_metric([now.policy, now.mode], 1)
+        yield info
         for name, text, value in (
+            (
+                "policy_is_newest",
+                "0: the policy file was changed and is wrong.",
+                now.policy_is_newest,
+            ),
             ("live_generations", "Generations under way.", now.live),
             ("judge_queue", "Passages waiting for a judge.", now.judge_queue),
             ("image_queue", "Requests waiting to have images re-encoded.", now.image_queue),
         ):
             yield GaugeMetricFamily(f"mlrm_guard_{name}", text, value)
-        for name, text, value in (
-            ("judge_asked", "Passages handed to judges.", now.asked),
-            ("judge_remembered", "Passages whose verdict was remembered.", now.remembered),
+        for name, text, label, values in (
+            (
+                "policy_reloads",
+                "Attempts to load the policy anew.",
+                "result",
+                {"ok": now.reloads_ok, "rejected": now.reloads_failed},
+            ),
+            (
+                "judge_passages",
+                "Passages by who answered.",
+                "answered",
+                {
+                    "judge": now.asked - now.remembered - now.shared,
+                    "memory": now.remembered,
+                    "shared": now.shared,
+                },
+            ),
         ):
-            yield CounterMetricFamily(f"mlrm_guard_{name}", text, value)
+            family = CounterMetricFamily(f"mlrm_guard_{name}", text, labels=[label])
+            for one, count in values.items():
+                family.add_metric([one], count)
+            yield family
 
 
 class _LibraryLog(logging.Handler):

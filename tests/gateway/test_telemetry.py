@@ -75,7 +75,8 @@ def test_every_record_moves_its_metrics() -> None:
             ended="failed",
         ),
     )
-    seen = values(telemetry, Levels(live=4, judge_queue=5, image_queue=6, asked=7, remembered=8))
+    levels = Levels(live=4, judge_queue=5, image_queue=6, asked=20, remembered=7, shared=1)
+    seen = values(telemetry, levels)
     expected = {
         "decisions_total{action=correct,scenario=fraud,stage=reasoning}": 1,
         "generations_total{ended=failed}": 1,
@@ -97,8 +98,9 @@ def test_every_record_moves_its_metrics() -> None:
         "live_generations": 4,
         "judge_queue": 5,
         "image_queue": 6,
-        "judge_asked_total": 7,
-        "judge_remembered_total": 8,
+        "judge_passages_total{answered=judge}": 12,
+        "judge_passages_total{answered=memory}": 7,
+        "judge_passages_total{answered=shared}": 1,
     }
     assert {name: seen.get(name) for name in expected} == pytest.approx(expected)
     assert "hold_lag_seconds_bucket{le=0.02,stage=answer}" not in seen
@@ -112,19 +114,14 @@ def test_what_was_not_reached_is_not_measured() -> None:
     assert not [name for name in seen if name.startswith("time_to_first")]
 
 
-def test_a_reload_shows_what_is_in_force() -> None:
-    telemetry = Telemetry()
-    telemetry.started("old@1", "shadow")
-    telemetry.reloaded("new@2", "enforce")
-    telemetry.rejected("policy.yaml:3: mode: must be enforce, shadow or off")
-    seen = values(telemetry)
-    assert [name for name in seen if name.startswith("policy_info")] == [
-        "policy_info{mode=enforce,policy=new@2}"
-    ]
-    assert "policy_reload_successful" not in seen  # 0
+def test_a_rejected_policy_shows() -> None:
+    levels = Levels("old@1", "shadow", policy_is_newest=False, reloads_ok=2, reloads_failed=1)
+    seen = values(Telemetry(), levels)
+    assert seen["policy_info{mode=shadow,policy=old@1}"] == 1
+    assert "policy_is_newest" not in seen  # 0
+    assert seen["policy_reloads_total{result=ok}"] == 2
     assert seen["policy_reloads_total{result=rejected}"] == 1
-    telemetry.reloaded("new@3", "enforce")
-    assert values(telemetry)["policy_reload_successful"] == 1
+    assert values(Telemetry())["policy_is_newest"] == 1
 
 
 def test_no_judge_can_make_series_without_bound() -> None:
