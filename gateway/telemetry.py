@@ -101,7 +101,12 @@ class Telemetry:
         self._errors = counter(
             "upstream_errors", "Generations on which the upstream broke off.", "error"
         )
-        self._steps = counter("steps", "Steps judged.", "stage", "known")
+        steps = counter("steps", "Steps judged.", "stage", "known")
+        self._steps = {
+            (stage, known): steps.labels(stage.value, "yes" if known else "no")
+            for stage in Stage
+            for known in (True, False)
+        }
         self._characters = counter(
             "characters", "Characters by channel and what became of them.", "channel", "fate"
         )
@@ -162,8 +167,10 @@ class Telemetry:
 
     def _step(self, request_id: str, step: StepRecord) -> None:
         verdict = step.verdict
-        self._steps.labels(step.stage.value, "no" if verdict.unknown else "yes").inc()
+        self._steps[step.stage, not verdict.unknown].inc()
         self._judging[step.stage].observe(verdict.ms / 1e3)
+        if not self._log.is_enabled_for(logging.DEBUG):
+            return
         self._log.debug(
             "step",
             request_id=request_id,
