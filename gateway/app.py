@@ -18,7 +18,8 @@ from gateway.errors import AuthenticationError, to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.state import Gateway, load, open_gateway
-from gateway.telemetry import CONTENT_TYPE, Levels, log_bug
+from gateway.telemetry import CONTENT_TYPE, Levels
+from monitors.bugs import log_bug
 from monitors.errors import GuardError
 
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
