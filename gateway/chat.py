@@ -51,6 +51,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         language=detect_language(admitted.prompt_text),
         stop=admitted.stop,
         hide_reasoning=admitted.hide_reasoning,
+        streamed=admitted.stream,
         resume=report.method,
         format=gateway.settings.format or report.format,
     )

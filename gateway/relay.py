@@ -84,7 +84,8 @@ class _Choice:
         self._sse = StreamReply(exchange.head, index)
         self.whole = WholeReply(exchange.head, index)
         policy = relay.policy
-        holds = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.HOLD
+        live = policy.release is ReleaseMode.LIVE and exchange.stream
+        holds = policy.mode is Mode.ENFORCE and not live
         self._texts: dict[WireField, list[str]] | None = (
             {f: [] for f in WireField} if holds else None
         )

@@ -85,7 +85,7 @@ class Delivery:
         # Characters that the client got in each field; and in release mode live, of what is not
         # settled yet: where in the generated text, in which field, from where, how many.
         self._sent = dict.fromkeys(WireField, 0)
-        live = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.LIVE
+        live = self._resumable and policy.release is ReleaseMode.LIVE and task.streamed
         self._spans: deque[tuple[int, WireField, int, int]] | None = deque() if live else None
 
     @property
