@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monitors.events import (
     ClientLeft,
     DeltaReceived,
+    Effect,
     Event,
     Fail,
     Finish,
@@ -253,7 +254,7 @@ def test_with_wake_ups_too_nothing_is_sent_twice_or_lost(script: Script) -> None
 @EXAMPLES
 @given(VISIBLE)
 def test_nothing_leaves_before_its_verdict_and_that_of_all_before_it(script: Script) -> None:
-    def check(seen: Seen) -> None:
+    def check(seen: Seen, _: Effect) -> None:
         known = ""
         for number, passage in seen.asked[-1]:
             if number not in seen.answered:
