@@ -7,7 +7,7 @@ ONCE ?=
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench clean setup-vllm
+.PHONY: help setup demo demo-vllm test test-vllm lint fuzz bench clean setup-vllm
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint: setup  ## ruff, format, types, lock file
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(UV) lock --check --quiet
+
+fuzz: setup  ## 100,000 generated streams and 100,000 generated requests
+	$(BIN)/python -m tests.fuzz
 
 bench: setup  ## Cost per chunk and hold lag, as ratios in one run
 	$(BIN)/python -m tests.bench

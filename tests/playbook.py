@@ -222,7 +222,8 @@ class Playbook:
 
 # --- driven runs ------------------------------------------------------------------------------
 
-Chunk = tuple[str, str] | DeltaReceived | UpstreamEnded | UpstreamFailed | ClientLeft
+Ending = UpstreamEnded | UpstreamFailed | ClientLeft
+Chunk = tuple[str, str] | DeltaReceived | Ending
 """Reasoning and content of one delta, a delta, or what ends the leg."""
 
 
@@ -263,7 +264,7 @@ def drive(
     resume: Callable[[int], Iterable[Chunk]] = lambda leg: [],
     wake: bool = False,
     usage: bool = True,
-    last: Chunk | None = None,
+    last: Ending | None = None,
     weights: tuple[int, int, int] = (3, 2, 1),
     watch: Callable[[Seen, Effect], None] = lambda seen, effect: None,
     tell: Callable[[Event], None] = lambda event: None,
@@ -283,10 +284,12 @@ def drive(
         events: list[Event] = []
         for n, chunk in enumerate(chunks, start=1):
             if isinstance(chunk, tuple):
-                chunk = DeltaReceived(0, *chunk, usage=Usage(7, n, 7 + n) if usage else None)
-            if not isinstance(chunk, ClientLeft):
-                chunk = replace(chunk, leg=leg)
-            events.append(chunk)
+                count = Usage(7, n, 7 + n) if usage else None
+                events.append(DeltaReceived(leg, *chunk, usage=count))
+            elif isinstance(chunk, ClientLeft):
+                events.append(chunk)
+            else:
+                events.append(replace(chunk, leg=leg))
         if not events or isinstance(events[-1], DeltaReceived):
             events.append(UpstreamEnded(leg) if leg or last is None else last)
         return events

@@ -158,12 +158,12 @@ def _tagged(draw: random.Random, ink: Ink, format: Format) -> Iterator[Atom]:
         yield "content", text
 
 
-def _separated(draw: random.Random, ink: Ink, _: Format) -> Iterator[Atom]:
+def _separated(draw: random.Random, ink: Ink, family: Format) -> Iterator[Atom]:
     for _ in range(draw.randint(0, 2)):
         for name in ("reasoning", "content"):
             if (draw.random() < 0.8) and (text := ink.prose(10)):
                 if draw.random() < 0.1:
-                    text = draw.choice(TAGS) + text
+                    text = draw.choice((*family.all_closers, *TAGS)) + text
                 yield name, text
 
 
@@ -173,7 +173,7 @@ def _tools(draw: random.Random, ink: Ink) -> list[Atom]:
     for number in range(draw.randint(1, 3)):
         index = draw.choice((number, number, number, 0, 7, 1023))
         name = draw.choice((ink.word(), ink.word(), "look_up", None, ""))
-        id = draw.choice(
+        call_id = draw.choice(
             (
                 None,
                 "",
@@ -189,7 +189,7 @@ def _tools(draw: random.Random, ink: Ink) -> list[Atom]:
         arguments = draw.choice(
             (f'{{"q": "{text}"}}', f'{{"q": "{escaped} {text}"}}', "{}", "", text, '{"q": "' + text)
         )
-        fragments = [ToolDelta(index, id, FunctionDelta(name, None))]
+        fragments = [ToolDelta(index, call_id, FunctionDelta(name, None))]
         if draw.random() < 0.1:
             fragments.append(ToolDelta(index, ink.word(), FunctionDelta(ink.word(), "")))
         fragments += [
@@ -383,7 +383,7 @@ class Case:
 def draw_case(draw: random.Random) -> Case:
     """Any case; the likely ones are those that get far."""
     ink = Ink(draw, draw.choice((0.0, 0.0, 0.02, 0.08, 0.3)))
-    format = draw.choice(
+    family = draw.choice(
         (*FORMATS.values(), *[FORMATS[n] for n in ("auto", "think", "separated")] * 9)
     )
     resume = draw.choice((*ResumeMethod, ResumeMethod.CONTINUE, ResumeMethod.CONTINUE))
@@ -408,10 +408,10 @@ def draw_case(draw: random.Random) -> Case:
     )
     legs: list[list[Atom]] = []
     for _ in range(draw.randint(1, 4)):
-        shape = _tagged if format.inline or draw.random() < 0.4 else _separated
-        atoms = list(shape(draw, ink, format))
+        shape = _tagged if family.inline or draw.random() < 0.4 else _separated
+        atoms = list(shape(draw, ink, family))
         if draw.random() < 0.1:
-            atoms += _separated(draw, ink, format)
+            atoms += _separated(draw, ink, family)
         if draw.random() < 0.25:
             at = draw.choice((len(atoms), draw.randint(0, len(atoms))))
             atoms[at:at] = _tools(draw, ink)
@@ -429,7 +429,7 @@ def draw_case(draw: random.Random) -> Case:
             stop=_stops(draw, legs) if draw.random() < 0.15 else (),
             hide_reasoning=draw.random() < 0.1,
             resume=resume,
-            format=format,
+            format=family,
         ),
         ink=ink,
         legs=legs,
@@ -499,8 +499,8 @@ class Oracle:
                     self._allowed.update(self._ink.of(passage.text))
 
     def _judge_input(self) -> None:
-        if all(id in self._answers for id in self._inputs):
-            verdicts = [self._answers[id] for id in self._inputs]
+        if all(number in self._answers for number in self._inputs):
+            verdicts = [self._answers[number] for number in self._inputs]
             action = weigh_input(self._case.policy, verdicts).action
             unable = self._case.task.resume is ResumeMethod.REFUSE
             self._refused_input = self._case.enforced and (
@@ -509,7 +509,7 @@ class Oracle:
 
     @property
     def _input_open(self) -> bool:
-        return any(id not in self._answers for id in self._inputs)
+        return any(number not in self._answers for number in self._inputs)
 
     # --- effects --------------------------------------------------------------------------
 
@@ -697,11 +697,11 @@ class Oracle:
         calls = sum(len(call.name) + len(call.arguments) for call in seen.calls)
         calls_ink = sum(len(self._ink.of(c.name + c.arguments)) for c in seen.calls)
         assert len(self._sent) + calls_ink <= released
-        if seen.outcome.ended == "finished" and not seen.resumed and not case.task.stop:
-            if case.policy.limits.max_generated_chars > 1000 and "AbortUpstream" not in seen.order:
-                received = sum(counts.received for counts in coverage.values())
-                said = sum(len(case.text(0, name)) for name in ("reasoning", "content"))
-                assert received == said + calls
+        whole = seen.outcome.ended == "finished" and "AbortUpstream" not in seen.order
+        if whole and not seen.resumed:
+            received = sum(counts.received for counts in coverage.values())
+            said = sum(len(case.text(0, name)) for name in ("reasoning", "content"))
+            assert received == said + calls
 
     def _check_retract(self, outcome: Outcome) -> None:
         if not self._case.live:

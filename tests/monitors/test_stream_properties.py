@@ -32,7 +32,7 @@ from monitors.policy import Policy
 from monitors.stream import GuardedStream
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Scenario, Stage
-from tests.playbook import ERROR, THOUGHT, Chunk, Seen, drive, policy, verdict
+from tests.playbook import ERROR, THOUGHT, Ending, Seen, drive, policy, verdict
 
 EXAMPLES = settings(max_examples=150, deadline=None)
 
@@ -123,9 +123,9 @@ class Script:
     sizes: list[int]
     seed: int
 
-    def chunks(self, leg: int, *, whole: bool = False) -> list[Chunk]:
+    def chunks(self, leg: int, *, whole: bool = False) -> list[tuple[str, str]]:
         sizes = random.Random(repr((self.sizes, leg)))
-        deltas: list[Chunk] = []
+        deltas: list[tuple[str, str]] = []
         for field, text in self.legs[min(leg, len(self.legs) - 1)]:
             start = 0
             while start < len(text):
@@ -345,7 +345,7 @@ def test_coverage_adds_up(script: Script, wake: bool) -> None:
 @EXAMPLES
 @given(scripts(*MODES), st.booleans(), st.sampled_from(["end", "fail", "leave"]))
 def test_a_generation_ends_once_and_is_recorded_once(script: Script, wake: bool, end: str) -> None:
-    endings: dict[str, Event] = {"fail": UpstreamFailed(0, ERROR), "leave": ClientLeft()}
+    endings: dict[str, Ending] = {"fail": UpstreamFailed(0, ERROR), "leave": ClientLeft()}
     seen = script.run(wake=wake, last=endings.get(end))
     assert seen.outcomes == 1
     ends = len(seen.finish) + len(seen.failures)
