@@ -9,7 +9,7 @@ MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench soak clean setup-vllm
+.PHONY: help setup demo demo-vllm test test-vllm lint bench soak clean setup-vllm fuzz
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ lint: setup  ## ruff, format, types, lock file
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(UV) lock --check --quiet
+
+fuzz: setup  ## 100,000 generated streams and 100,000 generated requests
+	$(BIN)/python -m tests.fuzz
 
 .venv-bench/.synced: .tools/bin/uv tests/bench/requirements.txt
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-bench

@@ -19,7 +19,7 @@ from monitors.formats import THINK, Channel, Format, Mark, WireField
 from monitors.policy import Policy
 from monitors.task import Task
 from monitors.taxonomy import Mode, ReleaseMode
-from monitors.tokens import TokenLedger
+from monitors.tokens import TokenLedger, in_text
 from monitors.units import EARLIER_STEPS, Unit
 from monitors.wire import TokenLogprob
 
@@ -142,6 +142,7 @@ class Delivery:
             if channel is Channel.UNPARSED:
                 self._unsettled.append(text)
                 return
+            logprobs = in_text(logprobs, text)  # a delta may hold thinking, too
         self.coverage(channel).released += len(text)
         self._show(channel, field, text, mark, logprobs=logprobs, start=start)
 
@@ -176,6 +177,11 @@ class Delivery:
             self._forget_unsettled()
             self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self.frontier)
         self._close_wrap()
+
+    def opener(self, text: str) -> None:
+        """We open thinking ourselves, before the upstream has said anything."""
+        if self._emit_as != "hidden":
+            self._show(Channel.MARKUP, WireField.CONTENT, text, Mark.OPEN, start=self.frontier)
 
     def thought(self, field: WireField, thought: str) -> None:
         """The client is shown the safety thought that stands at a cut."""
