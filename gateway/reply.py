@@ -24,6 +24,7 @@ class ReplyHead:
     include_usage: bool
     continuous_usage: bool = False
     logprobs: bool = False
+    top_logprobs: bool = False
     reasoning_names: list[str] = field(default_factory=lambda: ["reasoning"])
     """The delta field(s) in which this upstream writes thinking; ours are the same."""
     system_fingerprint: str | None = None
