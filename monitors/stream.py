@@ -380,7 +380,8 @@ class GuardedStream:
         self._answered = False
         known = self._task.format
         self._thought_in = WireField.CONTENT if known.inline else WireField.REASONING
-        if known.inline and not known.starts_inside:
+        anew = self._task.resume is ResumeMethod.RESTART  # then the model opens it, if it thinks
+        if known.inline and not known.starts_inside and not anew:
             opener = f"{known.opener}\n"
             self._delivery.text(Channel.MARKUP, WireField.CONTENT, opener, Mark.OPEN)
         self._begin_leg(thought, inline=known.inline)
