@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -205,6 +205,8 @@ class Relay:
         `live` is entered for as long as generations are under way, `delivered` told of each text
         that was judged and delivered whole.
         """
+        if not exchange.stream:  # nothing of it leaves before its end: nothing is to be erased
+            policy = replace(policy, release=ReleaseMode.HOLD)
         self.exchange, self.policy, self.task = exchange, policy, task
         self.judges, self.observer, self.delivered = judges, observer, delivered
         self._live = live

@@ -108,6 +108,8 @@ class Scripted:
 
     def __init__(self, script: Callable[[], Iterable[Step]]) -> None:
         self.sent = 0
+        self.probes = True
+        """Whether the probe is answered."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat requests, the probe's left out."""
         self.asked = threading.Event()
@@ -188,7 +190,7 @@ class Scripted:
         if path == "/health":
             return [body({})]
         if request.get("return_prompt_text"):
-            return _probed(request)
+            return _probed(request) if self.probes else [body({"error": "no"}, 500)]
         self.requests.append(request)
         self.asked.set()
         if self._reply is None:

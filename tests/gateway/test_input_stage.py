@@ -257,14 +257,14 @@ def test_a_restart_that_thinks_nothing_opens_no_block(stream: bool) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_where_nothing_can_be_resumed_priming_is_a_refusal(stream: bool) -> None:
     with scripted() as upstream:
-        with guarded(PRIMES, upstream=upstream.root) as gate:
+        upstream.probes = False
+        with guarded(PRIMES, upstream=upstream.root, ready=False) as gate:
             upstream.answer(lambda _: told(*says("It glows.")))
-            unknown = gate.post(RISKY, stream=stream, model="another")
-            assert unknown.status_code == 200
-    with guarded(PRIMES, [LANTERN], strict_model=True) as gate:
-        refused = gate.post(RISKY, stream=stream, model="another")
-        # The one model that is listed stands for any name, so it was probed and can be primed.
-        assert_openai_error(refused, 404)
+            reply = gate.post(RISKY, stream=stream)
+            assert b"glows" not in reply.content
+            assert REFUSAL.encode() in reply.content
+            assert gate.outcome(reply.headers["x-guard-request-id"]).action == "refuse"
+            assert b"glows" in gate.post(BREAD.prompt, stream=stream).content
 
 
 def test_a_primed_reply_is_judged_as_any() -> None:
