@@ -111,6 +111,7 @@ async def _readyz(request: Request) -> Response:
         "ready": ready,
         "upstream": upstream,
         "policy": gateway.policy.label,
+        "policy_error": gateway.guards.last_error,
         "mode": gateway.policy.mode.value,
         "judges": gateway.judge_names,
         "models": [report.as_dict() for report in gateway.probes.reports],

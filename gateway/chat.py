@@ -51,7 +51,6 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         language=detect_language(admitted.prompt_text),
         stop=admitted.stop,
         hide_reasoning=admitted.hide_reasoning,
-        streamed=admitted.stream,
         resume=report.method,
         format=gateway.settings.format or report.format,
     )
@@ -136,6 +135,7 @@ def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatR
             include_usage=admitted.include_usage,
             continuous_usage=admitted.continuous_usage,
             logprobs=admitted.logprobs,
+            top_logprobs=bool(admitted.top_logprobs),
         ),
         stream=admitted.stream,
         choices=admitted.n,

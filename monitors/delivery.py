@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from monitors.events import Coverage, Effect, Release, ReleaseCall, Retraction, ToolCall
 from monitors.formats import THINK, Channel, Format, Mark, WireField
@@ -24,6 +25,21 @@ from monitors.units import EARLIER_STEPS, Unit
 from monitors.wire import TokenLogprob
 
 _ANSWERS = (Channel.ANSWER, Channel.UNPARSED, Channel.TOOL_CALL)
+
+
+class _Span(NamedTuple):
+    """Text or a tag that left and is not settled yet."""
+
+    start: int
+    """In the generated text."""
+    length: int
+    field: WireField
+    offset: int
+    """In what the client got in this field."""
+    block_open: bool
+    """Whether it stands in inline thinking, ..."""
+    wrapped: bool
+    """... by tags of ours."""
 
 
 class Delivery:
@@ -82,11 +98,10 @@ class Delivery:
         # Unparsed text, where a closer may still make it thinking that is to be hidden.
         self._unsettled: list[str] = []
         self._unsettled_why: dict[str, int] = {}
-        # Characters that the client got in each field; and in release mode live, of what is not
-        # settled yet: where in the generated text, in which field, from where, how many.
+        # Characters that the client got in each field; and in release mode live what may be erased.
         self._sent = dict.fromkeys(WireField, 0)
-        live = self._resumable and policy.release is ReleaseMode.LIVE and task.streamed
-        self._spans: deque[tuple[int, WireField, int, int]] | None = deque() if live else None
+        live = self._resumable and policy.release is ReleaseMode.LIVE
+        self._spans: deque[_Span] | None = deque() if live else None
 
     @property
     def shown(self) -> bool:
@@ -240,7 +255,9 @@ class Delivery:
                 text = "\n" + text
         self._send(field, text, logprobs)
         if self._spans is not None:
-            self._spans.append((start, field, self._sent[field] - length, length))
+            offset = self._sent[field] - length
+            span = _Span(start, length, field, offset, self._block_open, self._wrapped)
+            self._spans.append(span)
 
     def _send(self, field: WireField, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
         self._last_field, self._ended_blank = field, text[-1].isspace()
@@ -289,17 +306,25 @@ class Delivery:
         return prefix
 
     def retract(self, start: int) -> list[Retraction]:
-        """What the client got of the generated text from this character on."""
-        first: dict[WireField, int] = {}
-        for at, field, offset, length in self._spans or ():
-            if at + length > start or (not length and at >= start):
-                first.setdefault(field, offset + max(0, start - at))
-        return [Retraction(field, offset, self._sent[field]) for field, offset in first.items()]
+        """What the client got of the generated text from this character on.
+
+        Where that is in inline thinking it is open again: its end is erased.
+        """
+        first: dict[WireField, _Span] = {}
+        for span in self._spans or ():
+            if span.start + span.length > start or (not span.length and span.start >= start):
+                first.setdefault(span.field, span)
+        if (content := first.get(WireField.CONTENT)) is not None:
+            self._block_open, self._wrapped = content.block_open, content.wrapped
+        return [
+            Retraction(field, span.offset + max(0, start - span.start), self._sent[field])
+            for field, span in first.items()
+        ]
 
     def settled(self, end: int) -> None:
         """Up to this character the generated text stands: it will not be retracted."""
         spans = self._spans
-        while spans and spans[0][0] + spans[0][3] <= end:
+        while spans and spans[0].start + spans[0].length <= end:
             spans.popleft()
 
     # --- coverage -------------------------------------------------------------------------

@@ -72,8 +72,7 @@ class GuardedStream:
         self.outcome = Outcome()
         self._policy, self._task = policy, task
         self._passive = policy.mode is not Mode.ENFORCE  # decisions change nothing
-        live = policy.release is ReleaseMode.LIVE and task.streamed
-        self._live = self._passive or live  # text leaves as it comes
+        self._live = self._passive or policy.release is ReleaseMode.LIVE  # text leaves as it comes
         self._judging = policy.mode is not Mode.OFF
         as_it_comes = policy.reasoning.emit == "upstream" and not task.hide_reasoning
         self._unread = not self._judging and as_it_comes and not task.stop
