@@ -72,7 +72,7 @@ class Size:
     streams: int = 16
     chunks: int = 500
     flat_runs: int = 5
-    firsts: int = 12
+    firsts: int = 16
     peer_firsts: int = 4
     overload_streams: int = 64
     overload_chunks: int = 500

@@ -19,13 +19,16 @@ from monitors.events import (
     Event,
     Judge,
     Record,
+    Refuse,
+    Restart,
+    Resume,
     StepJudged,
     StepRecord,
     TimePassed,
     UpstreamEnded,
     WakeAt,
 )
-from monitors.formats import Format
+from monitors.formats import SEPARATED
 from monitors.judges.base import Judge as AnyJudge
 from monitors.judges.base import Passage
 from monitors.policy import Policy
@@ -92,7 +95,7 @@ class _Replay:
                 prompt=trace.prompt,
                 inputs=(Passage(Stage.INPUT, trace.prompt),) if trace.prompt.strip() else (),
                 resume=ResumeMethod.CONTINUE,
-                format=Format.SEPARATED,
+                format=SEPARATED,
             ),
         )
         self._now = 0.0
@@ -135,7 +138,7 @@ class _Replay:
                     self._scored = max(self._scored, step.end)
                 case WakeAt(time):
                     self._wake = time
-                case AbortUpstream():
+                case AbortUpstream() | Resume() | Restart() | Refuse():
                     self._stopped = True
         left = max(self._stream.frontier, before)
         self._waiting.waited += max(0, self._scored - left)

@@ -1,12 +1,13 @@
 """`mlrm-guard`, as it is, plus two things that only a bench wants, each by an environment variable.
 
 BENCH_JUDGE_MS: the `constant` judge takes so long per passage: a judge that can be saturated.
-BENCH_TASKS: a file that SIGUSR1 writes the number of asyncio tasks to.
+BENCH_COUNTS: a file; SIGUSR1 writes the number of asyncio tasks there, SIGUSR2 of Python's objects.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -28,16 +29,21 @@ def _slow_down(seconds: float) -> None:
     ConstantJudge.score = slow  # type: ignore[method-assign]
 
 
-def _count_tasks(file: Path) -> None:
-    def write(*_: object) -> None:  # a signal handler runs in the loop's own thread
+def _count_on_signal(file: Path) -> None:
+    def tasks(*_: object) -> None:  # a signal handler runs in the loop's own thread
         file.write_text(str(len(asyncio.all_tasks())))
 
-    signal.signal(signal.SIGUSR1, write)
+    def objects(*_: object) -> None:
+        gc.collect()
+        file.write_text(str(len(gc.get_objects())))
+
+    signal.signal(signal.SIGUSR1, tasks)
+    signal.signal(signal.SIGUSR2, objects)
 
 
 if __name__ == "__main__":
     if wait := os.environ.get("BENCH_JUDGE_MS"):
         _slow_down(float(wait) / 1e3)
-    if file := os.environ.get("BENCH_TASKS"):
-        _count_tasks(Path(file))
+    if file := os.environ.get("BENCH_COUNTS"):
+        _count_on_signal(Path(file))
     main()

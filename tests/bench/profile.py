@@ -90,15 +90,15 @@ def _print(stacks: str, top: int) -> None:
     own: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     for line in stacks.splitlines():
-        stack, _, count = line.rpartition(" ")
+        stack, _, samples = line.rpartition(" ")
         frames = stack.split(";")
         if frames[-1].startswith(_WAITS):
             continue
         last = max((at for at, frame in enumerate(frames) if frame.startswith(_LOOP)), default=-1)
         frames = frames[last + 1 :] or ["the event loop and its system calls"]
-        own[frames[-1]] += int(count)
+        own[frames[-1]] += int(samples)
         for frame in set(frames):
-            whole[frame] += int(count)
+            whole[frame] += int(samples)
     total = own.total()
     print(f"{total} samples")
     for title, counts in (("self", own), ("all", whole)):

@@ -3,7 +3,8 @@
 Clients ask the gateway (embedded judge, default policy) for the simulator's demo replies, of which
 some are corrected and some refused; one client in five leaves in the middle, one in ten does not
 stream. Flat is, after a fifth of the time: the line fitted through the samples grows by at most the
-`Limit` of its row; and when all is over, what is left is what was there before the first request.
+`Limit` of its row. And when all is over, what is left is what was there before, when every kind of
+request had been made once; of Python's objects, at most one more per ten replies.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import re
 import signal
 import sys
 import time
@@ -63,7 +65,9 @@ LIMITS = {
     "queue": Limit(0.10, 10.0),
 }
 LEFT_OVER = {"tasks": 2.0, "threads": 8.0, "sockets": 2.0, "files": 4.0, "queue": 0.0, "live": 0.0}
-"""How much more than before the first request may be there at the end."""
+"""How much more than before may be there at the end."""
+OBJECTS = 0.1
+"""How many more of Python's objects, per reply."""
 
 Sample = Mapping[str, float]
 
@@ -81,19 +85,21 @@ def main() -> None:
 def soak(seconds: float, streams: int, every: float) -> int:
     """Run, print, judge. 0: flat; 1: not; 2: too short to say."""
     with TemporaryDirectory() as name:
-        counted = Path(name) / "tasks"
+        counts = Path(name) / "counts"
         program = gateway(streams=streams * 2)
-        program = replace(program, env={"BENCH_TASKS": str(counted)})
+        program = replace(program, env={"BENCH_COUNTS": str(counts)})
         with (
             serving({"simulator": _SIMULATOR}, "") as upstream,
             serving({"gateway": program}, upstream["simulator"].base) as servers,
         ):
             server = servers["gateway"]
-            before = sample(server, counted)
+            before = _idle(server, counts, sample(server, counts))
+            asyncio.run(_once(server.base))
+            before = _idle(server, counts, before)
             samples, outcomes = asyncio.run(
-                _run(server, counted, seconds=seconds, streams=streams, every=every)
+                _run(server, counts, seconds=seconds, streams=streams, every=every)
             )
-            after = _settled(server, counted, before)
+            after = _idle(server, counts, before)
     return _report(before, samples, after, outcomes)
 
 
@@ -110,8 +116,17 @@ _SIMULATOR = Program(
 # --- traffic ----------------------------------------------------------------------------------
 
 
+async def _once(base: str) -> None:
+    """Every reply, streamed and whole, and left in the middle: what is kept for good, is then."""
+    async with asyncio.TaskGroup() as group:
+        for trace in load_traces(DEMO_TRACES):
+            for stream, within in ((True, 120.0), (False, 120.0), (True, 1.0)):
+                ask = exchange(base, trace.prompt, model=MODEL, stream=stream, within=within)
+                group.create_task(ask)
+
+
 async def _run(
-    server: Server, counted: Path, *, seconds: float, streams: int, every: float
+    server: Server, counts: Path, *, seconds: float, streams: int, every: float
 ) -> tuple[list[dict[str, float]], Counter[str]]:
     prompts = [trace.prompt for trace in load_traces(DEMO_TRACES)]
     outcomes: Counter[str] = Counter()
@@ -122,7 +137,7 @@ async def _run(
             group.create_task(_client(server.base, prompts, number, end, outcomes))
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(every, left))
-            now = await asyncio.to_thread(sample, server, counted)
+            now = await asyncio.to_thread(sample, server, counts)
             samples.append(now)
             _say(now)
     return samples, outcomes
@@ -150,6 +165,8 @@ def _outcome(reply: bytes, *, leaves: bool) -> str:
     """Also of a reply that was cut: that one is the client's own doing."""
     if not leaves and not reply.startswith(b"HTTP/1.1 200"):
         return f"status {reply[9:12].decode(errors='replace')}"
+    if found := re.search(rb'"error":.*?"message":"([^"]*)"', reply):
+        return f"error: {found[1].decode(errors='replace')}"
     start = reply.find(b'"guard":')
     if start < 0:
         return "left" if leaves else "broken"
@@ -162,14 +179,14 @@ def _outcome(reply: bytes, *, leaves: bool) -> str:
 # --- samples ----------------------------------------------------------------------------------
 
 
-def sample(server: Server, counted: Path) -> dict[str, float]:
+def sample(server: Server, counts: Path) -> dict[str, float]:
     """What the gateway holds now."""
     metrics = read_metrics(server)
     process = server.process
     return {
         "at": time.monotonic(),
         "rss_mb": process.memory_info().rss / 1e6,
-        "tasks": _tasks(process, counted),
+        "tasks": _count(process, signal.SIGUSR1, counts),
         "threads": process.num_threads(),
         "sockets": len(process.net_connections("inet")),
         "files": process.num_fds(),
@@ -178,24 +195,24 @@ def sample(server: Server, counted: Path) -> dict[str, float]:
     }
 
 
-def _tasks(process: psutil.Process, counted: Path) -> float:
+def _count(process: psutil.Process, what: signal.Signals, counts: Path) -> float:
     """See tests.bench.instrumented."""
-    counted.unlink(missing_ok=True)
-    process.send_signal(signal.SIGUSR1)
+    counts.unlink(missing_ok=True)
+    process.send_signal(what)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         with suppress(OSError, ValueError):
-            return float(counted.read_text())
+            return float(counts.read_text())
         time.sleep(0.02)
     return float("nan")
 
 
-def _settled(server: Server, counted: Path, before: Sample) -> dict[str, float]:
-    """Once nothing is left over, or at the end of the time for it."""
+def _idle(server: Server, counts: Path, before: Sample) -> dict[str, float]:
+    """Once nothing is left over, or at the end of the time for it; with Python's objects."""
     deadline = time.monotonic() + SETTLES_WITHIN
-    while left_over(before, now := sample(server, counted)) and time.monotonic() < deadline:
+    while left_over(before, now := sample(server, counts)) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return now
+    return {**now, "objects": _count(server.process, signal.SIGUSR2, counts)}
 
 
 # --- judgement --------------------------------------------------------------------------------
@@ -229,7 +246,7 @@ def _report(
     start = samples[0]["at"] if samples else 0.0
     warm = [one for one in samples if one["at"] >= start + WARM_UP * (end - start)]
     print("replies:", ", ".join(f"{count} {what}" for what, count in sorted(outcomes.items())))
-    failed = [what for what in outcomes if what == "broken" or what.startswith("status")]
+    failed = [what for what in outcomes if what.startswith(("broken", "error", "status"))]
     for what in failed:
         print(f"FAILED: {outcomes[what]} replies: {what}")
     judged = len(warm) >= MIN_SAMPLES
@@ -249,7 +266,13 @@ def _report(
     for name in LEFT_OVER:
         verdict = "LEFT OVER" if name in left else "ok"
         print(f"  {name:8} idle before {before[name]:6.0f}, after {after[name]:6.0f}  {verdict}")
-    if failed or growing or left:
+    more, replies = after["objects"] - before["objects"], outcomes.total()
+    kept = not more <= OBJECTS * replies
+    print(
+        f"  objects  idle before {before['objects']:6.0f}, after {after['objects']:6.0f}, "
+        f"{replies} replies  {'LEFT OVER' if kept else 'ok'}"
+    )
+    if failed or growing or left or kept:
         return 1
     return 0 if judged else 2
 

@@ -46,6 +46,7 @@ def test_upstream_sends_what_it_is_told_and_remembers_when(upstream: Server) -> 
     assert sent_times(upstream, orders) == {"a": [], "b": []}  # told once, then forgotten
 
 
+@pytest.mark.timeout(180)  # two servers start
 def test_proxies_deliver_the_whole_text_and_cost_something(upstream: Server) -> None:
     programs = {"bare": BARE, "hold": gateway("--judge", "constant")}
     with serving(programs, upstream.base) as servers:
