@@ -7,7 +7,7 @@ ONCE ?=
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench clean setup-vllm
+.PHONY: help setup demo demo-vllm test test-vllm test-clients lint bench clean setup-vllm
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,16 @@ test: setup  ## All tests that need no vLLM
 test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 	$(BIN)/pytest -m vllm --timeout 300 tests
 
+test-clients: setup .venv-clients/.synced  ## Tests with the clients that applications use (installs them: 0.5 GB)
+	$(BIN)/pytest -m clients tests/clients
+
+# Their pins are not the product's. Node comes from PyPI: the newest clients want a newer one than many machines have.
+.venv-clients/.synced: tests/clients/requirements.txt tests/clients/js/package-lock.json | .tools/bin/uv
+	$(UV) venv --clear --quiet --python $(PYTHON) .venv-clients
+	$(UV) pip sync --quiet --require-hashes --python .venv-clients/bin/python tests/clients/requirements.txt
+	cd tests/clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 lint: setup  ## ruff, format, types, lock file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +63,4 @@ bench: setup  ## Cost per chunk and hold lag, as ratios in one run
 	$(BIN)/python -m tests.bench
 
 clean:  ## Remove what make created here
-	rm -rf .venv .tools .venv-vllm .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .venv-vllm .venv-clients tests/clients/js/node_modules .mypy_cache .ruff_cache .hypothesis
