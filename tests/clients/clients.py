@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -112,57 +112,68 @@ CLIENTS = {
 
 
 class Running:
-    """A client's process."""
+    """A client's process, started when it is asked, and anew after one that did not answer."""
 
-    def __init__(self, client: Client, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        self._process, self._log = process, log
-        self.client = client
-        self.name = str(self._answer()["client"])
+    def __init__(self, client: Client, log: IO[bytes]) -> None:
+        self._client, self._log = client, log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._name = ""
+
+    @property
+    def name(self) -> str:
         """With its version."""
+        if not self._name:
+            self._start()
+        return self._name
 
     def ask(self, url: str, action: Action, prompt: str, *, stream: bool) -> Seen:
         """Have it do something; returns what its user saw."""
-        assert self._process.stdin
-        line = json.dumps(asdict(Ask(url, action, prompt, stream)))
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-        return Seen(**self._answer())
+        process = self._process or self._start()
+        return Seen(**self._exchange(process, asdict(Ask(url, action, prompt, stream))))
 
-    def _answer(self) -> dict[str, Any]:
-        out = self._process.stdout
-        assert out
-        ready, _, _ = select.select([out], [], [], _WITHIN)
-        if not ready:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its answer would be taken for the next
-        line = out.readline()
-        assert line, f"no answer: {self._complaint()}"
+    def stop(self) -> None:
+        """End the process, and what it started."""
+        if self._process is not None:
+            with self._process as process, suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(
+            self._client.command,
+            cwd=ROOT,
+            env=_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,  # PyPI's node is a child of its Python wrapper
+        )
+        self._name = str(self._exchange(self._process)["client"])
+        return self._process
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], ask: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        assert process.stdin and process.stdout
+        if ask is not None:
+            process.stdin.write(json.dumps(ask).encode() + b"\n")
+            process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], _WITHIN)
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            self.stop()  # a late answer would be taken for the next
+            self._log.seek(0)
+            raise AssertionError(f"no answer: {self._log.read().decode(errors='replace')[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-    def _complaint(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")[-2000:]
 
 
 @contextmanager
 def running(client: Client) -> Iterator[Running]:
     """Run a client's driver."""
     with TemporaryFile() as log:
-        process = subprocess.Popen(
-            client.command,
-            cwd=ROOT,
-            env=_ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # PyPI's node is a child of its Python wrapper
-        )
-        with process:
-            try:
-                yield Running(client, process, log)
-                assert process.stdin
-                process.stdin.close()  # the driver ends with its input
-                process.wait(10)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+        driver = Running(client, log)
+        try:
+            yield driver
+        finally:
+            driver.stop()

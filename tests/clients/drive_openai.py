@@ -70,7 +70,7 @@ def tool(client: OpenAI, messages: list[Any], ask: Ask, seen: Seen) -> None:
             message = reply.choices[0].message
         if not message.tool_calls:
             return
-        messages.append(message.to_dict())
+        messages.append(message)
         for wanted in message.tool_calls:
             arguments = GetWeather.model_validate(wanted.function.parsed_arguments).model_dump()
             seen.calls.append({"name": wanted.function.name, "arguments": arguments})
