@@ -51,9 +51,10 @@ class Client:
     broken: str
     """What a failure in the middle of a stream raises."""
     filtered: str = "content_filter"
-    called: str = "tool_calls"
     shows_refusal: int = 1
     """How often the refusal stands in the text."""
+    parses_pieces: bool = False
+    """Parses a structured output with every piece of it, until there is a `refusal`."""
 
 
 _PYTHON = str(_BIN / "python")
@@ -74,14 +75,17 @@ _LITELLM: dict[str, Any] = {
     "broken": "MidStreamFallbackError",
 }
 CLIENTS = {
-    "openai-python": Client((sys.executable, "-m", _module("openai")), **_OPENAI),
-    "openai-python-2": Client((_PYTHON, "-m", _module("openai")), **_OPENAI),
+    "openai-python": Client(
+        (sys.executable, "-m", _module("openai")), parses_pieces=True, **_OPENAI
+    ),
+    "openai-python-2": Client((_PYTHON, "-m", _module("openai")), parses_pieces=True, **_OPENAI),
     "openai-js": Client((str(_BIN / "node"), f"{_JS}/openai.mjs"), **_OPENAI),
     "langchain": Client(
         (_PYTHON, "-m", _module("langchain")),
         thinking=None,
         guard=(None, None),
         refusal=(False, True),
+        parses_pieces=True,
         denied="OpenAIInvalidRequestError",
         unformed="ContentFilterFinishReasonError",
         broken="APIError",
@@ -105,7 +109,6 @@ CLIENTS = {
         unformed="NoObjectGeneratedError",
         broken="StreamProviderError",
         filtered="content-filter",
-        called="tool-calls",
         shows_refusal=2,
     ),
 }

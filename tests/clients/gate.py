@@ -163,7 +163,7 @@ def gate(**policy: Any) -> Iterator[tuple[str, Heard]]:
     heard = Heard()
     with ExitStack() as stack:
         file = Path(stack.enter_context(TemporaryDirectory())) / "policy.yaml"
-        limits = {"keep_alive_seconds": 1.0}
+        limits = {"keep_alive_seconds": 1.0, "heartbeat_after_seconds": 1.0}
         file.write_text(json.dumps({**RULES, "limits": limits, **policy}), encoding="utf-8")
         upstream = stack.enter_context(serve(Model(heard)))
         app = create_app(Settings(f"{upstream}/v1", file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tests.clients.driver import Seen
 
@@ -25,63 +26,54 @@ class Row:
     broken: Seen
 
 
-def table(rows: Sequence[Row], *, benign: str, corrected: str, kept: str, refusal: str) -> str:
-    """Markdown; cells say `streamed; not streamed` where the two differ."""
-
-    def cell(pair: Pair, say: Callable[[Seen], str]) -> str:
-        streamed, whole = say(pair[0]), say(pair[1])
-        return streamed if streamed == whole else f"{streamed}; {whole}"
-
-    def text(expected: str) -> Callable[[Seen], str]:
-        return lambda seen: f"{_same(seen, expected)}, `{seen.finish}`"
+def table(rows: Sequence[Row], *, benign: str, corrected: str, answered: str, refusal: str) -> str:
+    """Markdown; the other arguments are the texts that should be seen."""
 
     def refused(seen: Seen) -> str:
-        times = seen.text.count(refusal)
-        shown = {0: "no refusal", 1: "text so far, refusal", 2: "text so far, refusal **twice**"}
-        alone = ", `refusal`" if seen.refusal == refusal else ""
-        assert seen.text.startswith(kept)
-        return f"{shown[times]}, `{seen.finish}`{alone}"
+        times = {1: "once", 2: "**twice**"}[seen.text.count(refusal)]
+        return f"{times}, `{seen.finish}`"
 
-    header = (
-        "client",
-        "benign",
-        "corrected",
-        "refused",
-        "`refuse_as: error`",
-        "refused, structured output",
-        "tool call",
-        "error in a stream",
-        "thinking",
-        "`guard`",
-    )
-    body = [
-        (
-            row.name,
-            cell(row.benign, text(benign)),
-            cell(row.corrected, text(corrected)),
-            cell(row.refused, refused),
-            cell(row.denied, _raised),
-            cell(row.unformed, _raised),
-            cell(row.called, lambda seen: f"{len(seen.calls)}, answered"),
-            f"{_raised(row.broken)} after the text so far",
-            cell(row.benign, lambda seen: _name(seen.reasoning_at)),
-            cell(row.benign, lambda seen: _name(seen.guard_at)),
-        )
-        for row in rows
-    ]
-    lines = [header, ("---",) * len(header), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    def alone(seen: Seen) -> str:
+        return "yes" if seen.refusal == refusal else "no"
+
+    def called(seen: Seen) -> str:
+        return "answered" if len(seen.calls) == 1 and seen.text == answered else "no"
+
+    columns: dict[str, Callable[[Row], str]] = {
+        "client": lambda row: row.name,
+        "benign": lambda row: _cell(row.benign, partial(_text, expected=benign)),
+        "corrected": lambda row: _cell(row.corrected, partial(_text, expected=corrected)),
+        "tool call": lambda row: _cell(row.called, called),
+        "refusal shown": lambda row: _cell(row.refused, refused),
+        "`refusal`": lambda row: _cell(row.refused, alone),
+        "`refuse_as: error`": lambda row: _cell(row.denied, _denied),
+        "refused structured output": lambda row: _cell(row.unformed, _raised),
+        "error in a stream": lambda row: _raised(row.broken),
+        "thinking": lambda row: _cell(row.benign, lambda seen: _name(seen.reasoning_at)),
+        "`guard`": lambda row: _cell(row.benign, lambda seen: _name(seen.guard_at)),
+    }
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[say(row) for say in columns.values()] for row in rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _same(seen: Seen, expected: str) -> str:
-    return "as sent" if seen.text == expected else f"changed: {seen.text!r}"
+def _cell(pair: Pair, say: Callable[[Seen], str]) -> str:
+    """One word for both, or `streamed; not streamed`."""
+    streamed, whole = say(pair[0]), say(pair[1])
+    return streamed if streamed == whole else f"{streamed}; {whole}"
+
+
+def _text(seen: Seen, expected: str) -> str:
+    return f"whole, `{seen.finish}`" if seen.text == expected else "changed"
+
+
+def _denied(seen: Seen) -> str:
+    told = seen.error is not None and seen.error["code"] == "content_policy_violation"
+    return _raised(seen) + ("" if told else ", `code` only in its text")
 
 
 def _raised(seen: Seen) -> str:
-    if seen.error is None:
-        return "nothing raised"
-    code = seen.error["code"]
-    return f"`{seen.error['kind']}`" + (f", code `{code}`" if isinstance(code, str) else "")
+    return f"`{seen.error['kind']}`" if seen.error else "nothing raised"
 
 
 def _name(at: str) -> str:

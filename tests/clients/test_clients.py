@@ -135,8 +135,11 @@ def test_a_structured_output_is_parsed(asked: Asked, client: str, stream: bool) 
 @streams
 @pytest.mark.parametrize("prompt", [BAD_RECIPE.prompt, KETTLE.prompt], ids=["answer", "input"])
 def test_a_refused_structured_output_is_never_a_form(
-    asked: Asked, client: str, stream: bool, prompt: str
+    request: pytest.FixtureRequest, asked: Asked, client: str, stream: bool, prompt: str
 ) -> None:
+    if stream and prompt == BAD_RECIPE.prompt and CLIENTS[client].parses_pieces:
+        reason = "the empty line before a refusal comes alone, inside a JSON string: ValueError"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     seen = asked(client, "form", prompt, stream)
     assert seen.form is None
     assert seen.error is not None
@@ -158,7 +161,11 @@ def test_a_tool_call_is_complete_and_its_result_is_answered(
 def test_a_refused_tool_call_is_a_refusal(asked: Asked, client: str, stream: bool) -> None:
     seen = asked(client, "tool", BAD_CALL, stream)
     assert seen.calls == []
-    assert seen.form is None
+    if seen.error is None:
+        assert seen.text == REFUSAL * CLIENTS[client].shows_refusal
+        assert seen.finish == CLIENTS[client].filtered
+    else:  # the helpers of the official clients parse calls
+        assert seen.error["kind"] == "ContentFilterFinishReasonError"
 
 
 @pytest.mark.parametrize("client", ["openai-python", "openai-python-2", "openai-js"])
@@ -208,7 +215,11 @@ def test_the_readme_says_what_the_clients_show(
         for client in CLIENTS
     ]
     observed = table(
-        rows, benign=BREAD.answer or "", corrected=CORRECTED, kept=KEPT_ANSWER, refusal=REFUSAL
+        rows,
+        benign=BREAD.answer or "",
+        corrected=CORRECTED,
+        answered=WEATHER.answer or "",
+        refusal=REFUSAL,
     )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     _, begin, rest = readme.partition("<!-- clients:begin -->\n")
