@@ -43,14 +43,17 @@ test: setup  ## All tests that need no vLLM
 test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 	$(BIN)/pytest -m vllm --timeout 300 tests
 
-test-clients: setup .venv-clients/.synced  ## Tests with the clients that applications use (installs them: 0.5 GB)
+test-clients: setup tests/clients/js/node_modules/.synced  ## Tests with the clients that applications use (installs them: 0.6 GB)
 	$(BIN)/pytest -m clients tests/clients
 
 # Their pins are not the product's. Node comes from PyPI: the newest clients want a newer one than many machines have.
-.venv-clients/.synced: tests/clients/requirements.txt tests/clients/js/package-lock.json | .tools/bin/uv
+.venv-clients/.synced: tests/clients/requirements.txt | .tools/bin/uv
 	$(UV) venv --clear --quiet --python $(PYTHON) .venv-clients
 	$(UV) pip sync --quiet --require-hashes --python .venv-clients/bin/python tests/clients/requirements.txt
-	cd tests/clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+tests/clients/js/node_modules/.synced: tests/clients/js/package-lock.json .venv-clients/.synced
+	cd tests/clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 lint: setup  ## ruff, format, types, lock file

@@ -19,7 +19,7 @@ from typing import IO, Any
 from tests.clients.driver import Action, Ask, Seen
 
 ROOT = Path(__file__).parents[2]
-INSTALLED = ROOT / ".venv-clients" / ".synced"
+INSTALLED = ROOT / "tests" / "clients" / "js" / "node_modules" / ".synced"
 """Written by `make test-clients` when all clients are there."""
 
 _BIN = ROOT / ".venv-clients" / "bin"

@@ -121,6 +121,7 @@ def test_a_denied_request_is_an_error_that_is_not_retried(
     assert seen.error["status"] == 400
     assert "content_policy_violation" in (seen.error["code"] or seen.error["message"])
     assert REFUSAL in seen.error["message"]
+    assert {"BadRequestError", "APICallError"} & set(seen.error["kinds"])
     assert not seen.text
 
 
