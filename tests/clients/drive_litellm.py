@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from importlib.metadata import version
@@ -59,6 +60,7 @@ class Caller:
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": TOOL_RESULT})
 
     def _talk(self, messages: list[Any], ask: Ask, seen: Seen, **more: Any) -> Any:
+        gc.collect()  # when no request is under way: see below
         reply: Any = litellm.completion(
             model=f"{self._provider}/{MODEL}",
             api_base=ask.url,
@@ -106,4 +108,7 @@ def guard(holder: Any, name: str, seen: Seen) -> None:
 
 
 if __name__ == "__main__":
+    # LiteLLM leaves a streamed reply to the garbage collector. Closing it takes httpx' lock: where
+    # the collector runs inside that lock, in the next request, the process hangs. Seen once in 200.
+    gc.disable()
     serve(f"litellm {version('litellm')} {sys.argv[1]}/", Caller(sys.argv[1]).act)

@@ -33,7 +33,7 @@ pytestmark = [
 
 Gates = tuple[tuple[str, Heard], tuple[str, Heard]]
 Asked = Callable[..., Seen]
-"""(client, action, prompt, stream, denying=False): what the client's user saw; asked once."""
+"""(client, action, prompt, stream[, denying]): what the client's user saw; asked once."""
 
 KEPT_ANSWER = "What a lovely day it is today.\n\n"
 CORRECTED = "Dear reader!"
@@ -115,7 +115,7 @@ def test_a_refusal_is_read_by_people_and_programs(
 def test_a_denied_request_is_an_error_that_is_not_retried(
     asked: Asked, client: str, stream: bool
 ) -> None:
-    seen = asked(client, "chat", KETTLE.prompt, stream, denying=True)
+    seen = asked(client, "chat", KETTLE.prompt, stream, True)
     assert seen.error is not None
     assert seen.error["kind"] == CLIENTS[client].denied
     assert seen.error["status"] == 400
@@ -196,10 +196,10 @@ def test_an_error_in_a_stream_is_raised_after_what_came_before(asked: Asked, cli
 def test_the_readme_says_what_the_clients_show(
     asked: Asked, drivers: Callable[[str], Running]
 ) -> None:
-    def pair(client: str, action: Action, prompt: str, denying: bool = False) -> tuple[Seen, Seen]:
+    def pair(client: str, action: Action, prompt: str, *denying: bool) -> tuple[Seen, Seen]:
         return (
-            asked(client, action, prompt, True, denying),
-            asked(client, action, prompt, False, denying),
+            asked(client, action, prompt, True, *denying),
+            asked(client, action, prompt, False, *denying),
         )
 
     rows = [
@@ -208,7 +208,7 @@ def test_the_readme_says_what_the_clients_show(
             benign=pair(client, "chat", BREAD.prompt),
             corrected=pair(client, "chat", SLIDE.prompt),
             refused=pair(client, "chat", LATE.prompt),
-            denied=pair(client, "chat", KETTLE.prompt, denying=True),
+            denied=pair(client, "chat", KETTLE.prompt, True),
             unformed=pair(client, "form", BAD_RECIPE.prompt),
             called=pair(client, "tool", WEATHER.prompt),
             broken=asked(client, "chat", BREAK, True),
