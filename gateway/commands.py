@@ -102,7 +102,7 @@ def serve(
         app,
         host=host,
         port=port,
-        log_level="warning",
+        log_config=None,  # ours: `configure_logs`
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,

@@ -84,10 +84,12 @@ class _Choice:
         self._sse = StreamReply(exchange.head, index)
         self.whole = WholeReply(exchange.head, index)
         policy = relay.policy
-        holds = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.HOLD
+        live = policy.release is ReleaseMode.LIVE and exchange.stream
+        holds = policy.mode is Mode.ENFORCE and not live
         self._texts: dict[WireField, list[str]] | None = (
             {f: [] for f in WireField} if holds else None
         )
+        self._counts = exchange.head.continuous_usage
         self.opened = False
         self.finished: Finish | None = None
         self.generation = Generation(
@@ -151,9 +153,7 @@ class _Choice:
 
     def _stream(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
         sse, put = self._sse, self._relay.put
-        usage = (
-            self.generation.machine.usage if self._relay.exchange.head.continuous_usage else None
-        )
+        usage = self.generation.machine.usage if self._counts else None
         match effect:
             case Release():
                 put(sse.text(effect, usage))

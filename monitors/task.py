@@ -34,6 +34,8 @@ class Task:
     """Of safety thoughts and refusals."""
     stop: tuple[str, ...] = ()
     hide_reasoning: bool = False
+    streamed: bool = True
+    """Whether the client gets text as it is released; else release `live` has nothing to gain."""
     resume: ResumeMethod = ResumeMethod.REFUSE
     format: Format = AUTO
     """How the upstream writes its thinking, as far as that is known."""

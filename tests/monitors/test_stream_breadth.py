@@ -224,6 +224,12 @@ def test_live_text_waits_for_the_verdict_on_the_request() -> None:
     play << Open() << thinks(FINE)
 
 
+def test_live_holds_back_where_the_client_waits_for_all_of_it() -> None:
+    play = Playbook(LIVE, replace(TASK, streamed=False)) >> thought(BAD + "\n") << Open()
+    play << asks(BAD) >> judged(1.0) << AbortUpstream(0) << Resume(1, f"<think>\n{THOUGHT}", 0)
+    assert play.outcome.retract == []
+
+
 def test_live_tool_calls_wait_for_their_verdict() -> None:
     play = Playbook(LIVE) >> calls(0, "say", "{}", "call_00000000") << Open() >> ended()
     play << asks("say\n{}") >> judged(0.01) << call(0, "say", "{}", "call_00000000")
