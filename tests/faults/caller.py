@@ -67,8 +67,15 @@ class Caller:
     """Sends one chat request at once; then reads as it is told."""
 
     def __init__(
-        self, root: str, *, stream: bool = True, receive_buffer: int = 0, **fields: Any
+        self,
+        root: str,
+        *,
+        stream: bool = True,
+        receive_buffer: int = 0,
+        withheld: int = 0,
+        **fields: Any,
     ) -> None:
+        """`receive_buffer` in bytes (0: the system's); `withheld`: bytes that are never sent."""
         self._socket = socket.socket()
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -76,15 +83,13 @@ class Caller:
         self._raw = bytearray()
         self._ended = False
         messages = [{"role": "user", "content": "How is bread made?"}]
-        self.send({"model": MODEL, "stream": stream, "messages": messages, **fields})
-
-    def send(self, body: Any) -> None:
+        body = {"model": MODEL, "stream": stream, "messages": messages, **fields}
         data = json.dumps(body).encode()
         self._socket.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: guard\r\nConnection: close\r\n"
             + b"Content-Type: application/json\r\n"
             + f"Content-Length: {len(data)}\r\n\r\n".encode()
-            + data
+            + data[: len(data) - withheld]
         )
 
     def __enter__(self) -> Caller:
@@ -93,10 +98,10 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self.leave()
 
-    def read_until(self, mark: str, seconds: float = PATIENCE) -> None:
+    def read_until(self, mark: str, seconds: float = PATIENCE, times: int = 1) -> None:
         """Read until these words have come."""
         wanted = mark.encode()
-        self._read(lambda: wanted in self._raw, seconds, f"{mark!r} did not come")
+        self._read(lambda: self._raw.count(wanted) >= times, seconds, f"{mark!r} did not come")
 
     def read_some(self, size: int, seconds: float = PATIENCE) -> None:
         """Read so many bytes more."""

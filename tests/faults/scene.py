@@ -26,6 +26,9 @@ from tests.gateway.harness import RULES, Guarded, guarded, wait_until
 IDLE_SECONDS = 1.0
 """How long an upstream may be silent in these rows."""
 
+JUDGE_SECONDS = 2.0
+"""And how long a judge; an unanswered passage holds on to its generation for so long."""
+
 _T = TypeVar("_T")
 
 
@@ -67,6 +70,16 @@ class Scene:
     def live(self) -> int:
         return self.inside.gateway.live
 
+    @property
+    def sockets(self) -> list[str]:
+        """The gateway's connections, to clients and to the upstream."""
+        ports = [int(root.rpartition(":")[2]) for root in (self.gate.root, self.upstream.root)]
+        return [
+            f"{row.laddr.port} {row.raddr.port} {row.status}"
+            for row in psutil.Process().net_connections("tcp")
+            if row.raddr and (row.laddr.port == ports[0] or row.raddr.port == ports[1])
+        ]
+
     def outcome(self, count: int = 1) -> Outcome:
         """How the newest of so many generations ended."""
         return self.gate.last_outcome(count)
@@ -89,7 +102,8 @@ def scene(
             inside.gateway, inside.loop = gateway, asyncio.get_running_loop()
             yield gateway
 
-    written = {**policy, "limits": {"upstream_idle_seconds": IDLE_SECONDS, **limits}}
+    quick = {"upstream_idle_seconds": IDLE_SECONDS, "judge_timeout_seconds": JUDGE_SECONDS}
+    written = {**policy, "limits": {**quick, **limits}}
     with (
         capture_logs() as logs,
         faulty_upstream() as upstream,
@@ -98,7 +112,7 @@ def scene(
     ):
         here = Scene(gate, upstream, inside)
         _serves(here)
-        wait_until(lambda: not _sockets(here), "sockets before the row")
+        wait_until(lambda: not here.sockets, "sockets before the row")
         tasks, in_memory = inside.tasks, _in_memory()
         yield here
         _nothing_is_left(here, tasks)
@@ -121,17 +135,7 @@ def _nothing_is_left(here: Scene, tasks: int) -> None:
     wait_until(lambda: gateway.live == 0, f"{gateway.live} generations live")
     wait_until(lambda: gateway.judges.waiting == 0, "passages wait for a judge")
     wait_until(lambda: here.inside.tasks <= tasks, f"tasks left: {here.inside.tasks} > {tasks}")
-    wait_until(lambda: not _sockets(here), "sockets left")
-
-
-def _sockets(here: Scene) -> list[str]:
-    """The gateway's connections, to clients and to the upstream."""
-    gate, upstream = (int(root.rpartition(":")[2]) for root in (here.gate.root, here.upstream.root))
-    return [
-        f"{row.laddr} {row.raddr} {row.status}"
-        for row in psutil.Process().net_connections("tcp")
-        if row.raddr and (row.laddr.port == gate or row.raddr.port == upstream)
-    ]
+    wait_until(lambda: not here.sockets, "sockets left")
 
 
 def _in_memory() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import httpx
 
@@ -157,16 +157,17 @@ def upstream_sends_no_end_mark() -> None:
 def upstream_closes_half() -> None:
     """It closes its half of the connection inside a chunked body, and stays."""
     with scene() as here:
-        chunked = head(200, "text/event-stream", "Transfer-Encoding: chunked")
-        data = ROLE + chunk(reasoning=f"{FIRST} And")
-        here.upstream.play(chunked, f"{len(data) + 99:x}\r\n".encode(), data, half_close, NEVER)
-        with here.call() as caller:
-            reply = caller.reply()
-        if reply.status == 200:  # the first sentence was out by then
-            reply.assert_broken_off(UNAVAILABLE)
-        else:
-            reply.assert_error(502, UNAVAILABLE)
+        reply = _after_the_first(here, half_close, NEVER, opening=_chunked)
+        reply.assert_broken_off(UNAVAILABLE, "broke off")
         assert here.upstream.dropped.wait(PATIENCE), "the gateway's half stays open"
+
+
+@row(TRANSPORT)
+def upstream_resets() -> None:
+    """It resets the connection inside a chunked body."""
+    with scene() as here:
+        reply = _after_the_first(here, reset, opening=_chunked)
+        reply.assert_broken_off(UNAVAILABLE, "broke off")
 
 
 @row(STRICT_JSON)
@@ -244,13 +245,13 @@ def upstream_resets_a_resumed_leg() -> None:
     """It resets the connection in the middle of a corrected reply."""
     seen = threading.Event()
     with scene() as here:
-        resumed = (head(), ROLE, chunk(reasoning=f"{HONEST} And"), seen, reset)
+        resumed = (_chunked(ROLE + chunk(reasoning=f"{HONEST} And")), seen, reset)
         here.upstream.play_in_turn(lambda: SLIDING, lambda: resumed)
         with here.call() as caller:
             caller.read_until(HONEST)
             seen.set()
             reply = caller.reply()
-        reply.assert_broken_off(UNAVAILABLE)
+        reply.assert_broken_off(UNAVAILABLE, "broke off")
         _corrected(here, reply)
         assert HONEST in reply.text("reasoning")
 
@@ -302,10 +303,23 @@ def _both(here: Scene) -> Iterable[Reply]:
             yield caller.reply()
 
 
-def _after_the_first(here: Scene, *fault: Act) -> Reply:
+def _plain(data: bytes) -> bytes:
+    """A reply that begins with this, and ends with the connection."""
+    return head() + data
+
+
+def _chunked(data: bytes) -> bytes:
+    """A chunked reply, of which one chunk comes whole and the next one's size."""
+    size = f"{len(data):x}\r\n".encode()
+    return (
+        head(200, "text/event-stream", "Transfer-Encoding: chunked") + size + data + b"\r\nff\r\n"
+    )
+
+
+def _after_the_first(here: Scene, *fault: Act, opening: Callable[[bytes], bytes] = _plain) -> Reply:
     """A stream whose first sentence the client has, and then this; the next one never leaves."""
     seen = threading.Event()
-    here.upstream.play(head(), ROLE, chunk(reasoning=f"{FIRST} And"), seen, *fault)
+    here.upstream.play(opening(ROLE + chunk(reasoning=f"{FIRST} And")), seen, *fault)
     with here.call() as caller:
         caller.read_until(FIRST)
         seen.set()
