@@ -17,6 +17,7 @@ from tests.faults.protections import (
     BUFFER,
     KEEP_ALIVE,
     SHARE,
+    UNREAD,
     WATCH,
     WRITE,
     WRITERS,
@@ -114,11 +115,23 @@ def client_reads_slowly() -> None:
 
 @row(WRITE)
 def client_reads_nothing() -> None:
-    """It never reads again."""
+    """It never reads again: the generation ends."""
     with lowered("gateway.relay.WRITE_SECONDS", 0.5), _flooded() as here:
         with here.call(receive_buffer=4096):
             _stops_the_upstream(here)
-            wait_until(lambda: not here.sockets, "its socket stays open", PATIENCE)
+
+
+@row(UNREAD)
+def client_neither_reads_nor_leaves() -> None:
+    """It never reads again, nor does it close: its connection is ended for it."""
+    with (
+        lowered("gateway.relay.WRITE_SECONDS", 0.5),
+        lowered("gateway.connection.UNREAD_SECONDS", 1.0),
+        _flooded() as here,
+        here.call(receive_buffer=4096),
+    ):
+        _stops_the_upstream(here)
+        wait_until(lambda: not here.sockets, "its socket stays open", 2 * PATIENCE)
 
 
 @row(WRITERS)

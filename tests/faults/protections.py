@@ -213,6 +213,9 @@ BUFFER = Protection(
     "the bound of the buffer", partial(patch, "gateway.relay.BUFFER_BYTES", 1 << 40)
 )
 WRITE = Protection("the time-out of a write", _without_timeout("gateway.relay.WRITE_SECONDS"))
+UNREAD = Protection(
+    "the kernel's time-out of unread bytes", _without_timeout("gateway.connection.UNREAD_SECONDS")
+)
 WRITERS = Protection("a writer for each client", _one_writer_for_all)
 BODY = Protection("the time-out of a request's body", _without_timeout("gateway.chat.BODY_SECONDS"))
 KEEP_ALIVE = Protection("the keep-alive comment", partial(patch, "gateway.relay.KEEP_ALIVE", b""))
