@@ -4,10 +4,11 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 VLLM_PORT ?= 8100
 ONCE ?=
+BREAK ?=
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench clean setup-vllm
+.PHONY: help setup demo demo-vllm test test-vllm faults lint bench clean setup-vllm
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ test: setup  ## All tests that need no vLLM
 
 test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 	$(BIN)/pytest -m vllm --timeout 300 tests
+
+faults: setup  ## The fault table; BREAK=ROW switches one row's protection off (BREAK=all: each)
+	$(BIN)/python -m tests.faults $(if $(BREAK),--break $(BREAK))
 
 lint: setup  ## ruff, format, types, lock file
 	$(BIN)/ruff check .

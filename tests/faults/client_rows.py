@@ -15,6 +15,7 @@ from tests.faults.protections import (
     ALL_EVENTS,
     BODY,
     BUFFER,
+    HEARTBEAT,
     KEEP_ALIVE,
     SHARE,
     UNREAD,
@@ -180,6 +181,27 @@ def proxy_is_impatient() -> None:
             assert caller.so_far.text("reasoning") == FIRST, "what is not judged has left"
             judged.set()
             caller.reply().assert_complete(reasoning=f"{FIRST} {TOUCHY} ", content="Done.")
+
+
+@row(HEARTBEAT)
+def proxy_is_impatient_of_a_whole_reply() -> None:
+    """The same for a reply in one piece: blanks come before its JSON."""
+    with _undecided() as (here, judged):
+        here.upstream.play(*touchy_reply())
+        with here.call(stream=False) as caller:
+            caller.read_until("\r\n\r\n")
+            waiting = caller.so_far
+            assert waiting.status == 200
+            assert waiting.headers["content-type"] == "application/json"
+            caller.read_some(2)
+            assert not caller.so_far.raw.strip(), "what is not judged has left"
+            judged.set()
+            reply = caller.reply()
+        assert reply.whole, "the connection was lost"
+        (choice,) = reply.json["choices"]
+        assert choice["message"]["content"] == "Done."
+        assert choice["message"]["reasoning"] == f"{FIRST} {TOUCHY} "
+        assert reply.json["guard"]["action"] == "allow"
 
 
 @contextmanager

@@ -26,10 +26,10 @@ from tests.gateway.harness import REFUSAL, FakeJudge, safe, wait_until
 TOUCHY = "This is the touchy sentence of all."
 
 
-def touchy_reply(seen: threading.Event) -> Sequence[Act]:
-    """A reply that goes on to the touchy sentence once the client has seen the first."""
+def touchy_reply(*seen: threading.Event) -> Sequence[Act]:
+    """A reply that goes on to the touchy sentence, once the client has `seen` the first."""
     first, rest = chunk(reasoning=f"{FIRST} This"), chunk(reasoning=f"{TOUCHY[4:]} ")
-    return (head(), ROLE, first, seen, rest, chunk(content="Done."), FINISH, DONE)
+    return (head(), ROLE, first, *seen, rest, chunk(content="Done."), FINISH, DONE)
 
 
 @row(JUDGE_TIMEOUT)

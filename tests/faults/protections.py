@@ -28,6 +28,7 @@ from monitors.errors import WireError
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.wire import Chunk, SSEDecoder, Usage, decode_chunk
+from tests.faults import served
 
 FOREVER = 86_400.0
 """Seconds: a time-out that never comes."""
@@ -219,7 +220,33 @@ UNREAD = Protection(
 WRITERS = Protection("a writer for each client", _one_writer_for_all)
 BODY = Protection("the time-out of a request's body", _without_timeout("gateway.chat.BODY_SECONDS"))
 KEEP_ALIVE = Protection("the keep-alive comment", partial(patch, "gateway.relay.KEEP_ALIVE", b""))
+HEARTBEAT = Protection("the blanks before a whole reply", nullcontext)
 ADMISSION = Protection(
     "the bound of generations at a time",
     partial(patch.object, Gateway, "count_live", lambda _: nullcontext()),
+)
+
+
+# --- the process ------------------------------------------------------------------------------
+
+
+def _beforehand(prelude: str) -> Callable[[], AbstractContextManager[Any]]:
+    """The gateway's process starts with this."""
+    return partial(patch, "tests.faults.served.PRELUDE", prelude)
+
+
+GRACE = Protection(
+    "the time that live streams get at a shutdown",
+    _beforehand(served.GRACE.replace("SECONDS", "0")),
+)
+SHUTDOWN = Protection("a shutdown is an error of ours", _beforehand("pass"))
+PINNED = Protection(
+    "a generation keeps the judges that it began with",
+    _beforehand(
+        """
+from contextlib import contextmanager
+from gateway.guards import Guards
+Guards.use = contextmanager(lambda self, guard=None: iter([guard or self.current]))
+"""
+    ),
 )
