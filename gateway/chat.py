@@ -8,17 +8,20 @@ import uuid
 
 import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from gateway.access import DETAIL, Client
 from gateway.errors import OverloadedError, PayloadTooLargeError, RequestError
+from gateway.guards import Guard
+from gateway.history import drop_refused_turns, still_to_judge, to_judge
+from gateway.legs import UpstreamLegs
 from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
 from gateway.request import ChatRequest, admit, reencode_images, trace_headers
 from gateway.state import Gateway
 from monitors.judges.base import Passage
+from monitors.policy import Policy
 from monitors.task import Task
-from monitors.taxonomy import Mode, Stage
+from monitors.taxonomy import Mode
 from monitors.wording import detect_language
 
 BODY_SECONDS = 60.0
@@ -30,22 +33,48 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
-async def chat_completions(gateway: Gateway, request: Request, request_id: str) -> Response | Relay:
+async def chat_completions(gateway: Gateway, request: Request, request_id: str) -> Relay:
     """Answer one request. Raises GatewayError for what is wrong before the upstream is asked."""
     client = gateway.keys.authenticate(request.headers.get("authorization"))
     if gateway.live >= gateway.settings.max_streams:
         raise OverloadedError("the gateway has all the generations it can guard; try again")
-    with gateway.count_live():  # its body takes room too; the relay counts on, no wait between
+    # Its body takes room too. The relay counts on and pins the same guard, with no wait between.
+    with gateway.count_live(), gateway.guards.use() as guard:
         admitted = await _admit(gateway, request)
-        task = await _task(gateway, admitted)
-    return Relay(
-        _exchange(gateway, request, request_id, client, admitted),
-        gateway.policy,
-        task,
+        _check(admitted, guard.policy)
+        await drop_refused_turns(admitted, guard, client.name)
+        report = await gateway.probes.of(admitted.model)
+        inputs = _inputs(gateway, guard, client.name, admitted)
+    task = Task(
+        prompt=admitted.prompt_text,
+        inputs=inputs,
+        language=detect_language(admitted.prompt_text),
+        stop=admitted.stop,
+        hide_reasoning=admitted.hide_reasoning,
+        resume=report.method,
+        format=gateway.settings.format or report.format,
+    )
+    exchange = _exchange(gateway, request_id, client, admitted)
+    legs = UpstreamLegs(
         upstream=gateway.upstream,
-        judges=gateway.judges,
+        body=admitted.upstream,
+        headers=trace_headers(request.headers),
+        request_id=request_id,
+        max_tokens=admitted.max_tokens,
+        max_tokens_field=admitted.max_tokens_field,
+        resume=report.method,
+        idle=guard.policy.limits.upstream_idle_seconds,
+        head=exchange.head,
+    )
+    return Relay(
+        exchange,
+        guard.policy,
+        task,
+        judges=guard.judges,
+        legs=legs.of_choice,
         observer=gateway.observe,
-        live=gateway.count_live,
+        live=lambda: gateway.live_with(guard),
+        delivered=lambda text: gateway.delivered.add(guard, client.name, text),
     )
 
 
@@ -88,9 +117,16 @@ async def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _exchange(
-    gateway: Gateway, request: Request, request_id: str, client: Client, admitted: ChatRequest
-) -> Exchange:
+def _check(admitted: ChatRequest, policy: Policy) -> None:
+    """What the policy does not let a client ask for. Raises RequestError."""
+    enforced = policy.mode is Mode.ENFORCE
+    if admitted.top_logprobs and enforced and policy.reply.top_logprobs == "refuse":
+        problem = "'top_logprobs' is not accepted: alternatives show text that nobody judged; "
+        remedy = "leave it out, or have the policy say `reply: {top_logprobs: allow}`"
+        raise RequestError(problem + remedy, param="top_logprobs", code="unsupported_parameter")
+
+
+def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatRequest) -> Exchange:
     gateway.telemetry.images.labels("no").inc(admitted.images)
     return Exchange(
         request_id=request_id,
@@ -99,38 +135,26 @@ def _exchange(
             model=admitted.model,
             created=int(time.time()),
             include_usage=admitted.include_usage,
+            continuous_usage=admitted.continuous_usage,
+            logprobs=admitted.logprobs,
         ),
         stream=admitted.stream,
-        upstream_body=admitted.upstream,
-        upstream_headers=trace_headers(request.headers),
-        max_tokens=admitted.max_tokens,
-        max_tokens_field=admitted.max_tokens_field,
+        choices=admitted.n,
         images=admitted.images,
         detail=gateway.settings.expose == "detail" or DETAIL in client.rights,
+        owner=client.name,
     )
 
 
-async def _task(gateway: Gateway, admitted: ChatRequest) -> Task:
-    judged = gateway.policy.mode is not Mode.OFF
-    report = await gateway.probes.of(admitted.model)
-    return Task(
-        prompt=admitted.prompt_text,
-        inputs=_inputs(admitted) if judged else (),
-        language=detect_language(admitted.prompt_text),
-        stop=admitted.stop,
-        hide_reasoning=admitted.hide_reasoning,
-        resume=report.method,
-        format=gateway.settings.format or report.format,
-    )
-
-
-def _inputs(admitted: ChatRequest) -> tuple[Passage, ...]:
-    """What of the request is judged: every distinct text of every message."""
-    passages = {
-        Passage(Stage.REASONING, passage.text, admitted.prompt_text)
-        if passage.kind == "reasoning"
-        else Passage(Stage.INPUT, passage.text)
-        for passage in admitted.passages
-        if passage.text.strip()
-    }
+def _inputs(
+    gateway: Gateway, guard: Guard, owner: str, admitted: ChatRequest
+) -> tuple[Passage, ...]:
+    """What of the request is judged: every distinct text in the policy's scope."""
+    policy = guard.policy
+    if policy.mode is Mode.OFF:
+        return ()
+    everything = policy.input.scope == "all"
+    inside = (p for p in admitted.passages if everything or p.latest_turn)
+    texts = still_to_judge(inside, guard, gateway.delivered, owner)
+    passages = {to_judge(passage) for passage in texts if passage.text.strip()}
     return tuple(sorted(passages, key=lambda passage: (passage.stage, passage.text)))

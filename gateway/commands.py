@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from monitors.formats import Format
 from monitors.taxonomy import Mode
 
 
@@ -54,7 +53,8 @@ def serve(
     ] = ExposeOption.ACTION,
     keys: Annotated[Path | None, typer.Option(help="Key file (see `mlrm-guard keys`).")] = None,
     format: Annotated[
-        Format | None, typer.Option(help="How the upstream writes reasoning; default: probed.")
+        str | None,
+        typer.Option(help="How the upstream writes reasoning (`formats`); default: probed."),
     ] = None,
     permissive: Annotated[
         bool, typer.Option(help="Pass request fields that are not on the allow-list.")
@@ -72,6 +72,7 @@ def serve(
     from gateway.connection import Connection
     from gateway.settings import UPSTREAM_KEY, Settings
     from gateway.telemetry import configure_logs
+    from monitors.formats import format_named
 
     settings = Settings(
         upstream=upstream,
@@ -83,7 +84,7 @@ def serve(
         expose=expose.value,
         keys_file=keys,
         upstream_key=os.environ.get(UPSTREAM_KEY),
-        format=format,
+        format=format_named(format) if format is not None else None,
         permissive=permissive,
         max_streams=max_streams,
     )

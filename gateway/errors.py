@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from starlette.exceptions import HTTPException
 
-from monitors.errors import GuardError, UpstreamError
+from monitors.errors import GenerationTooLongError, GuardError, UpstreamError
 
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
@@ -156,6 +156,8 @@ def _as_gateway_error(error: BaseException) -> GatewayError:
             return NotFoundError("unknown path")
         case HTTPException(status_code=status) if 400 <= status < 500:
             return RequestError(_phrase(status), status=status)
+        case GenerationTooLongError():
+            return UpstreamUnavailableError(str(error), status=504)
         case UpstreamError():
             return UpstreamUnavailableError("the upstream's reply cannot be read")
         case _:

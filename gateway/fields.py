@@ -8,6 +8,7 @@ it. The table covers OpenAI's chat schema and vLLM's; tests compare it with both
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -59,6 +60,10 @@ def bad(name: str, problem: str, code: str = "invalid_value") -> RequestError:
 def wrong_type(name: str, wanted: str) -> RequestError:
     """Return the error for a value of the wrong type."""
     return bad(name, f"must be {wanted}", code="invalid_type")
+
+
+def anything(name: str, value: Any) -> None:
+    """Take anything: the value is read elsewhere, or not at all."""
 
 
 def boolean(name: str, value: Any) -> None:
@@ -169,6 +174,53 @@ def _response_format(name: str, value: Any) -> None:
         raise bad(f"{name}.json_schema", "is required", code="missing_required_parameter")
 
 
+_MOST_TOOLS = 128
+_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+
+
+def _function_name(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise wrong_type(name, "a string")
+    if not _FUNCTION_NAME.fullmatch(value):
+        raise bad(name, "must have 1 to 64 letters, digits and . _ -")
+
+
+_function = mapping(
+    {
+        "name": _function_name,
+        "description": text(2**31, shortest=0),
+        "parameters": _object,
+        "strict": boolean,
+    },
+    required=("name",),
+)
+_named = mapping({"name": _function_name}, required=("name",))
+
+
+def _tools(name: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise wrong_type(name, "a list of tools")
+    if len(value) > _MOST_TOOLS:
+        raise bad(name, f"must hold at most {_MOST_TOOLS} tools")
+    for index, tool in enumerate(value):
+        _of_function(f"{name}[{index}]", tool, _function)
+
+
+def _tool_choice(name: str, value: Any) -> None:
+    if isinstance(value, dict):
+        _of_function(name, value, _named)
+    elif value not in ("none", "auto", "required"):
+        problem = "must be 'none', 'auto', 'required' or an object that names one function"
+        raise bad(name, problem, code="invalid_value" if isinstance(value, str) else "invalid_type")
+
+
+def _of_function(name: str, value: Any, function: Check) -> None:
+    # Before the keys: those of OpenAI's custom tools and `allowed_tools` would be just unknown.
+    if isinstance(value, dict) and value.get("type", "function") != "function":
+        raise bad(f"{name}.type", "must be 'function': vLLM knows no other tools and choices")
+    mapping({"type": anything, "function": function}, required=("function",))(name, value)
+
+
 _EFFORT = one_of("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _INT64 = (-(2**63), 2**63 - 1)
 
@@ -195,8 +247,8 @@ def _refused(why: str, *except_for: Any, lenient: bool = False) -> Field:
 
 _SAMPLING = "sampling"
 _SHAPE = "shapes the answer only, which is judged as any"
+MOST_CHOICES: Final = 8
 _LATER = "not supported yet by this version: "
-_NO_TOOLS = _LATER + "tool calls are not guarded"
 _TOKENS = "moves the end of thinking, and token ids mean nothing without the model's tokenizer"
 _AROUND = "shows text or tokens around the guard"
 _OPERATOR = "the operator's affair"
@@ -207,7 +259,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "messages": _judged("every role, tool results and thinking sent by the client too"),
     "model": _passed("names the model; required", text(256)),
     "stream": _set("upstream always streams, so that the guard can stop early"),
-    "stream_options": _set("usage is always asked for, and shown to who asked, at the end"),
+    "stream_options": _set("usage is always asked for, and shown to who asked, as asked"),
     "stop": _set("applied by the gateway, to the answer only: upstream it could cut the thinking"),
     "max_tokens": _passed("lowered by what was kept when a generation is resumed", integer(1)),
     "max_completion_tokens": _passed("as `max_tokens`; not both", integer(1)),
@@ -222,14 +274,16 @@ FIELDS: Final[Mapping[str, Field]] = {
         "`json_schema`",
         _response_format,
     ),
-    "n": _refused(_LATER + "ask for one choice at a time", 1),
-    "tools": _refused(_NO_TOOLS, []),
-    "tool_choice": _refused(_NO_TOOLS, "none"),
-    "parallel_tool_calls": _dropped("means nothing without tools"),
-    "functions": _refused("deprecated by OpenAI, unknown to vLLM; tools come later", []),
-    "function_call": _refused("deprecated by OpenAI, unknown to vLLM; tools come later", "none"),
-    "logprobs": _refused(_LATER + "log probabilities show tokens that were not released", False),
-    "top_logprobs": _refused(_LATER + "shows text that was not judged", 0),
+    "n": _set(f"1 to {MOST_CHOICES}: one upstream request for each choice"),
+    "tools": _judged("functions: chat templates write all of them into the prompt", _tools),
+    "tool_choice": _passed(
+        "`none`, `auto`, `required` or one function of `tools`; no `allowed_tools`", _tool_choice
+    ),
+    "parallel_tool_calls": _passed("every call is judged", boolean),
+    "functions": _refused("deprecated by OpenAI, unknown to vLLM; use `tools`", []),
+    "function_call": _refused("deprecated by OpenAI, unknown to vLLM; use `tool_choice`", "none"),
+    "logprobs": _passed("of released tokens only", boolean),
+    "top_logprobs": _passed("0 to 20, with `logprobs` only; policies may refuse", integer(0, 20)),
     "logit_bias": _refused(_TOKENS, {}, lenient=True),
     "modalities": _refused("the guard judges text only", ["text"]),
     "audio": _refused("the guard judges text only"),

@@ -7,14 +7,14 @@ what the model sees. What an assistant thought stands apart: it is judged as rea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
 from gateway.errors import PayloadTooLargeError
-from gateway.fields import bad, clip, mapping, text, unknown, wrong_type
+from gateway.fields import anything, bad, clip, mapping, text, unknown, wrong_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +25,35 @@ class InputPassage:
     kind: Literal["text", "reasoning"]
     text: str
     message_index: int | None
+    request: str
+    """Of reasoning: the last user message before it, which later turns do not change. Else ""."""
+    latest_turn: bool
+    """Of the latest turn, or in no turn at all, as system prompts and fields are."""
 
 
 _OPERATORS: Final = frozenset({"system", "developer"})
+# Clients send replies back with all that they made of them: the official ones (`annotations`,
+# `parsed`; `audio` and `function_call` empty), LiteLLM (`provider_specific_fields`, `images`,
+# `thinking_blocks`, `reasoning_items`), others (`reasoning_details`), and what we added (`guard`).
+# Harmless: dropped, so the model does not see them.
+_ECHOED: Final = frozenset(
+    {"annotations", "parsed", "audio", "function_call", "provider_specific_fields", "images"}
+    | {"thinking_blocks", "reasoning_items", "reasoning_details", "guard"}
+)
+_HINTS: Final = frozenset({"cache_control", "prompt_cache_breakpoint"})  # for caches: dropped
 _SENDERS: Final[Mapping[str, frozenset[str]]] = {
-    "system": frozenset({"role", "content", "name"}),
-    "developer": frozenset({"role", "content", "name"}),
-    "user": frozenset({"role", "content", "name"}),
-    "assistant": frozenset(
-        {"role", "content", "name", "refusal", "reasoning", "reasoning_content", "tool_calls"}
-        | {"annotations", "audio", "function_call"}  # in replies that clients send back, empty
-    ),
-    "tool": frozenset({"role", "content", "tool_call_id", "name"}),
+    "system": _HINTS | {"role", "content", "name"},
+    "developer": _HINTS | {"role", "content", "name"},
+    "user": _HINTS | {"role", "content", "name"},
+    "assistant": _HINTS
+    | _ECHOED
+    | {"role", "content", "name", "refusal", "reasoning", "reasoning_content", "tool_calls"},
+    "tool": _HINTS | {"role", "content", "tool_call_id", "name"},
 }
 _PART_KEYS: Final[Mapping[str, frozenset[str]]] = {
-    "text": frozenset({"type", "text", "prompt_cache_breakpoint"}),
-    "refusal": frozenset({"type", "refusal"}),
-    "image_url": frozenset({"type", "image_url", "prompt_cache_breakpoint"}),
+    "text": _HINTS | {"type", "text"},
+    "refusal": _HINTS | {"type", "refusal"},
+    "image_url": _HINTS | {"type", "image_url"},
 }
 _NAME = re.compile(r"[^\s<>|\\/]{1,64}")
 _CALL_ID = re.compile(r"[\w.:|-]{1,128}", re.ASCII)
@@ -70,6 +82,7 @@ class Prompt:
         self._chars = 0
         self._depth = depth
         self._call_ids: set[str] = set()
+        self._turn = 0
 
     def read(self, messages: Any) -> list[dict[str, Any]]:
         """Return the messages to send upstream."""
@@ -79,6 +92,7 @@ class Prompt:
             raise wrong_type("messages", "a list")
         if not 0 < len(messages) <= self._most_messages:
             raise bad("messages", f"must hold 1 to {self._most_messages} messages")
+        self._turn = _latest_turn(messages)
         read = [self._message(index, message) for index, message in enumerate(messages)]
         if read[-1]["role"] == "assistant":
             problem = "is an assistant's; to continue a message is not supported yet by this "
@@ -101,6 +115,8 @@ class Prompt:
         System prompts may hold them: those of R1-style models explain the tags to the model, and
         our own parser finds the thinking wherever the server's puts it.
         """
+        request = self.latest_user_text if kind == "reasoning" else ""
+        latest = index is None or index >= self._turn or role in _OPERATORS
         for reading in dict.fromkeys(readings):
             if not reading.strip():
                 continue
@@ -110,7 +126,7 @@ class Prompt:
                 raise PayloadTooLargeError(problem, param=param)
             if role not in _OPERATORS:
                 self._refuse_closer(param, reading)
-            self.passages.append(InputPassage(role, kind, reading, index))
+            self.passages.append(InputPassage(role, kind, reading, index, request, latest))
 
     def _refuse_closer(self, param: str, text: str) -> None:
         # vLLM's simpler reasoning parsers look for the closer in the whole prompt, and where they
@@ -162,7 +178,10 @@ class Prompt:
             if (thought := message.get(key)) is not None:
                 if not isinstance(thought, str):
                     raise wrong_type(f"{place}.{key}", "a string")
-                self.judge("assistant", index, thought, kind="reasoning", param=f"{place}.{key}")
+                thought = self._own(thought)
+                if thought not in read.values():  # some servers write it under both names
+                    param = f"{place}.{key}"
+                    self.judge("assistant", index, thought, kind="reasoning", param=param)
                 read[key] = thought
         read["content"] = self._assistant_content(index, place, message)
         if message.get("tool_calls"):
@@ -181,14 +200,17 @@ class Prompt:
             texts = [content]
         whole = "".join(texts)
         thoughts, rest = _split_thinking(whole)
-        if not self._permissive:  # what the model itself said must not end the session: see _defuse
-            rest = _CLOSER.sub(_defuse, rest)
+        rest = self._own(rest)
         if rest != whole:
             content, texts = rest, [rest]
         for thought in thoughts:
             self.judge("assistant", index, thought, kind="reasoning", param=f"{place}.content")
         self.judge("assistant", index, *_joined(texts), param=f"{place}.content")
         return content
+
+    def _own(self, text: str) -> str:
+        """Return what the model itself said, which must not end the session: see `_defuse`."""
+        return text if self._permissive else _CLOSER.sub(_defuse, text)
 
     def _tool_calls(self, index: int, place: str, calls: Any) -> list[dict[str, Any]]:
         place = f"{place}.tool_calls"
@@ -203,13 +225,20 @@ class Prompt:
         if call.get("type", "function") != "function":
             raise bad(f"{place}.type", "must be 'function'")
         name = function["name"]
-        arguments, bare = readings(_arguments(function["arguments"], self._depth))
+        arguments, bare = self._arguments(function["arguments"])
         # The id too: some templates write it into the prompt.
         called_as = f"{call_id} {name} {arguments}"
         self.judge("assistant", index, called_as, bare, param=f"{place}.function")
         self._call_ids.add(call_id)
         called = {"name": name, "arguments": arguments}
         return {"id": call_id, "type": "function", "function": called}
+
+    def _arguments(self, text: str) -> tuple[str, str]:
+        arguments = _arguments(text, self._depth)
+        read = readings(arguments)
+        if any(map(_CLOSER.search, read)):
+            read = readings(_rewrite(arguments, self._own))
+        return read
 
     def _content(self, place: str, content: Any, role: str) -> tuple[Any, list[str]]:
         """Return the content for upstream, and its texts."""
@@ -253,23 +282,41 @@ class Prompt:
         return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _any(name: str, value: Any) -> None:
-    """Take anything: the value is read elsewhere, or not at all."""
+def _latest_turn(messages: list[Any]) -> int:
+    """Return where the latest turn starts: the first of the last user messages in a row.
+
+    System messages are in no turn, so they do not part a row. Without a user it is all one turn.
+    """
+    start = 0
+    for index, message in reversed(list(enumerate(messages))):
+        role = message.get("role") if isinstance(message, dict) else None  # not read yet
+        if role == "user":
+            start = index
+        elif start and role not in ("system", "developer"):
+            break
+    return start
 
 
 _tool_call = mapping(
     {
         "id": text(128),
         "type": text(16),
-        "index": _any,
+        "index": anything,
+        "extra_content": anything,  # Vercel's AI SDK keeps other servers' signatures here
+        "provider_specific_fields": anything,
         "function": mapping(
-            {"name": text(128), "arguments": text(2**31, shortest=0)},
+            {
+                "name": text(128),
+                "arguments": text(2**31, shortest=0),
+                "parsed_arguments": anything,  # of the official clients' parse helpers
+                "provider_specific_fields": anything,
+            },
             required=("name", "arguments"),
         ),
     },
     required=("id", "function"),
 )
-_image = mapping({"url": text(2**31), "detail": _any}, required=("url",))
+_image = mapping({"url": text(2**31), "detail": anything}, required=("url",))
 
 
 def _match(pattern: re.Pattern[str], place: str, value: Any, wanted: str) -> None:
@@ -294,6 +341,14 @@ def _arguments(text: str, depth: int) -> dict[str, Any]:
     except (msgspec.MsgspecError, RecursionError):
         return {}
     return arguments if isinstance(arguments, dict) and not too_deep(arguments, depth) else {}
+
+
+def _rewrite(value: Any, text: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {text(key): _rewrite(item, text) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rewrite(item, text) for item in value]
+    return text(value) if isinstance(value, str) else value
 
 
 def too_deep(value: Any, limit: int) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from monitors.events import Finish
+from monitors.events import Finish, Release, ToolCall
 from monitors.formats import WireField
-from monitors.guard_object import GuardObject
-from monitors.wire import DONE_EVENT, Usage, encode_event
+from monitors.guard_object import GuardObject, of_choices
+from monitors.wire import DONE_EVENT, TokenLogprob, TokensDetails, Usage, encode_event
 
 
 @dataclass(slots=True)
@@ -22,16 +22,18 @@ class ReplyHead:
     model: str
     created: int
     include_usage: bool
+    continuous_usage: bool = False
+    logprobs: bool = False
     reasoning_names: list[str] = field(default_factory=lambda: ["reasoning"])
     """The delta field(s) in which this upstream writes thinking; ours are the same."""
     system_fingerprint: str | None = None
 
 
 class StreamReply:
-    """Encodes one streamed reply, piece by piece."""
+    """Encodes one choice of a streamed reply, piece by piece."""
 
-    def __init__(self, head: ReplyHead) -> None:
-        self._head = head
+    def __init__(self, head: ReplyHead, index: int) -> None:
+        self._head, self._index = head, index
         # All that stands before the delta is the same in every chunk: encode it once.
         fixed = {
             "id": head.id,
@@ -39,101 +41,168 @@ class StreamReply:
             "created": head.created,
             "model": head.model,
         }
-        self._before = (
-            b"data: " + msgspec.json.encode(fixed)[:-1] + b',"choices":[{"index":0,"delta":'
-        )
-        self._after = b',"logprobs":null,"finish_reason":null}]}\n\n'
+        begin = b',"choices":[{"index":%d,"delta":' % index
+        self._before = b"data: " + msgspec.json.encode(fixed)[:-1] + begin
 
-    def role(self) -> bytes:
+    def role(self, usage: Usage | None) -> bytes:
         """The first chunk."""
-        return self._delta({"role": "assistant", "content": ""})
+        return self._delta({"role": "assistant", "content": ""}, usage)
 
-    def text(self, wire_field: WireField, text: str) -> bytes:
+    def text(self, release: Release, usage: Usage | None) -> bytes:
         """A piece of released text."""
-        if wire_field is WireField.CONTENT:
-            return self._delta({"content": text})
-        return self._delta(dict.fromkeys(self._head.reasoning_names, text))
+        if release.field is WireField.CONTENT:
+            delta = {"content": release.text}
+        else:
+            delta = dict.fromkeys(self._head.reasoning_names, release.text)
+        return self._delta(delta, usage, release.logprobs)
 
-    def refusal(self, text: str) -> bytes:
+    def call(self, call: ToolCall, usage: Usage | None) -> bytes:
+        """A tool call, whole."""
+        return self._delta({"tool_calls": [{"index": call.index, **call_object(call)}]}, usage)
+
+    def refusal(self, text: str, usage: Usage | None) -> bytes:
         """The refusal: for people in `content`, for machines in `refusal`."""
-        return self._delta({"content": text, "refusal": text})
+        return self._delta({"content": text, "refusal": text}, usage)
 
-    def end(self, finish: Finish, guard: GuardObject) -> bytes:
-        """Finish chunk with the guard object, usage chunk if asked for, end mark."""
+    def finish(self, finish: Finish, guard: GuardObject) -> bytes:
+        """The choice's last chunk, with the guard object."""
         choice = {
-            "index": 0,
+            "index": self._index,
             "delta": {},
             "logprobs": None,
             "finish_reason": finish.finish_reason,
             "stop_reason": finish.stop_reason,
         }
-        last = encode_event({**self._chunk([choice]), "guard": guard})
-        usage = b""
-        if self._head.include_usage:
-            usage = encode_event({**self._chunk([]), "usage": usage_object(finish.usage)})
-        return last + usage + DONE_EVENT
+        extra = {"usage": usage_object(finish.usage)} if self._head.continuous_usage else {}
+        return encode_event({**_chunk(self._head, [choice]), **extra, "guard": guard})
 
-    def _delta(self, delta: Mapping[str, Any]) -> bytes:
-        return self._before + msgspec.json.encode(delta) + self._after
+    def _delta(
+        self,
+        delta: Mapping[str, Any],
+        usage: Usage | None,
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
+        shown = msgspec.json.encode(logprobs_object(logprobs)) if logprobs else b"null"
+        after = b',"logprobs":' + shown + b',"finish_reason":null}]'
+        if self._head.continuous_usage:
+            after += b',"usage":' + msgspec.json.encode(usage_object(usage))
+        return self._before + msgspec.json.encode(delta) + after + b"}\n\n"
 
-    def _chunk(self, choices: list[Any]) -> dict[str, Any]:
-        head = self._head
-        return {
-            "id": head.id,
-            "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
-            "choices": choices,
-            "system_fingerprint": head.system_fingerprint,
-        }
+
+def stream_end(head: ReplyHead, usage: Usage | None) -> bytes:
+    """Behind all choices: a usage chunk if asked for, and the end mark."""
+    if not head.include_usage:
+        return DONE_EVENT
+    return encode_event({**_chunk(head, []), "usage": usage_object(usage)}) + DONE_EVENT
+
+
+def _chunk(head: ReplyHead, choices: list[Any]) -> dict[str, Any]:
+    return {
+        "id": head.id,
+        "object": "chat.completion.chunk",
+        "created": head.created,
+        "model": head.model,
+        "choices": choices,
+        "system_fingerprint": head.system_fingerprint,
+    }
 
 
 class WholeReply:
-    """Gathers one reply that the client wants in one piece."""
+    """Gathers one choice of a reply that the client wants in one piece."""
 
-    def __init__(self, head: ReplyHead) -> None:
-        self._head = head
+    def __init__(self, head: ReplyHead, index: int) -> None:
+        self._head, self._index = head, index
         self._parts: dict[WireField, list[str]] = {WireField.REASONING: [], WireField.CONTENT: []}
+        self._calls: list[dict[str, Any]] = []
+        self._logprobs: list[TokenLogprob] = []
         self._refusal: str | None = None
+        self.choice: dict[str, Any] = {}
+        """The finished choice."""
 
-    def text(self, wire_field: WireField, text: str) -> None:
+    def text(self, release: Release) -> None:
         """A piece of released text."""
-        self._parts[wire_field].append(text)
+        self._parts[release.field].append(release.text)
+        self._logprobs += release.logprobs
+
+    def call(self, call: ToolCall) -> None:
+        """A tool call."""
+        self._calls.append(call_object(call))
 
     def refusal(self, text: str) -> None:
         """The refusal."""
         self._refusal = text
         self._parts[WireField.CONTENT].append(text)
 
-    def end(self, finish: Finish, guard: GuardObject) -> bytes:
-        """The JSON body."""
-        head = self._head
+    def finish(self, finish: Finish) -> None:
+        """The choice is complete."""
         reasoning = "".join(self._parts[WireField.REASONING]) or None
         message: dict[str, Any] = {
             "role": "assistant",
             "content": "".join(self._parts[WireField.CONTENT]) or None,
             "refusal": self._refusal,
-            **dict.fromkeys(head.reasoning_names, reasoning),
+            **dict.fromkeys(self._head.reasoning_names, reasoning),
         }
-        choice = {
-            "index": 0,
+        if self._calls:
+            message["tool_calls"] = self._calls
+        self.choice = {
+            "index": self._index,
             "message": message,
-            "logprobs": None,
+            "logprobs": logprobs_object(self._logprobs) if self._head.logprobs else None,
             "finish_reason": finish.finish_reason,
             "stop_reason": finish.stop_reason,
         }
-        return msgspec.json.encode(
-            {
-                "id": head.id,
-                "object": "chat.completion",
-                "created": head.created,
-                "model": head.model,
-                "choices": [choice],
-                "system_fingerprint": head.system_fingerprint,
-                "usage": usage_object(finish.usage),
-                "guard": guard,
-            }
-        )
+
+
+def whole_body(
+    head: ReplyHead,
+    choices: Sequence[WholeReply],
+    usage: Usage | None,
+    guards: Sequence[GuardObject],
+) -> bytes:
+    """The JSON body."""
+    return msgspec.json.encode(
+        {
+            "id": head.id,
+            "object": "chat.completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [choice.choice for choice in choices],
+            "system_fingerprint": head.system_fingerprint,
+            "usage": usage_object(usage),
+            "guard": of_choices(guards),
+        }
+    )
+
+
+def call_object(call: ToolCall) -> dict[str, Any]:
+    """OpenAI's tool call."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def logprobs_object(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """OpenAI's `logprobs` of a choice."""
+    return {"content": logprobs}
+
+
+def usage_of_choices(usages: Sequence[Usage | None]) -> Usage | None:
+    """The usage of several choices of one prompt, which counts once."""
+    known = [usage for usage in usages if usage is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    completion = sum(usage.completion_tokens or 0 for usage in known)
+    thought = [u.completion_tokens_details for u in known if u.completion_tokens_details]
+    return Usage(
+        prompt_tokens=known[0].prompt_tokens,
+        completion_tokens=completion,
+        total_tokens=known[0].prompt_tokens + completion,
+        completion_tokens_details=(
+            TokensDetails(sum(details.reasoning_tokens or 0 for details in thought))
+            if thought
+            else None
+        ),
+        prompt_tokens_details=known[0].prompt_tokens_details,
+    )
 
 
 def usage_object(usage: Usage | None) -> dict[str, Any]:

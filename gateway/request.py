@@ -16,9 +16,11 @@ import msgspec
 from gateway.errors import PayloadTooLargeError, RequestError
 from gateway.fields import (
     FIELDS,
+    MOST_CHOICES,
     Treatment,
     bad,
     boolean,
+    integer,
     mapping,
     refusal,
     text,
@@ -39,7 +41,7 @@ class RequestLimits:
     depth: int = 32
     messages: int = 2048
     images: int = 16
-    text_chars: int = 400_000
+    text_chars: int = 2_000_000
     """Of all texts to judge, each in every way that a template may write it."""
 
 
@@ -49,8 +51,18 @@ class ChatRequest:
 
     upstream: dict[str, Any]
     model: str
+    n: int
+    """How many choices. `upstream` never says so: every generation asks for one."""
+    seed: int | None
+    """As in `upstream`. Choices that share it are all the same."""
     stream: bool
     include_usage: bool
+    continuous_usage: bool
+    """Usage on every chunk; as with vLLM only together with `include_usage`."""
+    logprobs: bool
+    top_logprobs: int
+    tools: bool
+    """Whether the request offers tools; they are in the prompt even where none may be called."""
     stop: tuple[str, ...]
     hide_reasoning: bool
     max_tokens: int | None
@@ -83,9 +95,11 @@ def admit(
     )
     upstream["messages"] = prompt.read(document.get("messages"))
     for name in _JUDGED_FIELDS:
-        if name in document:
-            prompt.judge(name, None, *_readings(name, document[name]), param=name)
-    stream, include_usage = _streaming(document)
+        for place, value in _judged(name, document.get(name)):
+            prompt.judge(name, None, *readings(value), param=place)
+    tools = _tools(document, upstream)
+    logprobs, top_logprobs = _logprobs(document, upstream)
+    stream, include_usage, continuous_usage = _streaming(document)
     max_tokens_field = _max_tokens_field(document)
     stop, hide_reasoning = _stop(document.get("stop")), not _reasoning_wanted(document)
     # A monitor must be able to stop early and to count: always stream, always with usage.
@@ -95,8 +109,14 @@ def admit(
     return ChatRequest(
         upstream=upstream,
         model=upstream["model"],
+        n=_choices(document),
+        seed=document.get("seed"),
         stream=stream,
         include_usage=include_usage,
+        continuous_usage=continuous_usage,
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        tools=tools,
         stop=stop,
         hide_reasoning=hide_reasoning,
         max_tokens=document.get(max_tokens_field),
@@ -214,15 +234,50 @@ _stream_options = mapping(
 )
 
 
-def _streaming(document: dict[str, Any]) -> tuple[bool, bool]:
-    """Return whether the client wants a stream, and a usage chunk at its end."""
+def _streaming(document: dict[str, Any]) -> tuple[bool, bool, bool]:
+    """Return whether the client wants a stream, usage at its end, and usage on every chunk."""
     stream = document.get("stream", False)
     boolean("stream", stream)
     options = document.get("stream_options", {})
     _stream_options("stream_options", options)
     if options and not stream:
         raise bad("stream_options", "is only allowed with 'stream': true")
-    return stream, bool(options.get("include_usage"))
+    include_usage = bool(options.get("include_usage"))
+    return stream, include_usage, include_usage and bool(options.get("continuous_usage_stats"))
+
+
+_choice_count = integer(1, MOST_CHOICES)
+
+
+def _choices(document: dict[str, Any]) -> int:
+    n = document.get("n", 1)
+    _choice_count("n", n)
+    return int(n)
+
+
+def _tools(document: dict[str, Any], upstream: dict[str, Any]) -> bool:
+    """Return whether there are tools. Without any, nothing about them goes upstream."""
+    tools, choice = document.get("tools", []), document.get("tool_choice", "auto")
+    if isinstance(choice, dict):
+        name = choice["function"]["name"]
+        if not any(tool["function"]["name"] == name for tool in tools):
+            raise bad("tool_choice.function.name", "must be the name of a function in 'tools'")
+    elif choice == "required" and not tools:
+        raise bad("tool_choice", "may be 'required' only with 'tools'")
+    if not tools:
+        for field in ("tools", "tool_choice", "parallel_tool_calls"):
+            upstream.pop(field, None)
+    return bool(tools)
+
+
+def _logprobs(document: dict[str, Any], upstream: dict[str, Any]) -> tuple[bool, int]:
+    logprobs, top = document.get("logprobs", False), document.get("top_logprobs", 0)
+    if top and not logprobs:
+        raise bad("top_logprobs", "is only allowed with 'logprobs': true")
+    if not logprobs:
+        for field in ("logprobs", "top_logprobs"):
+            upstream.pop(field, None)
+    return bool(logprobs), int(top)
 
 
 def _max_tokens_field(document: dict[str, Any]) -> str:
@@ -255,8 +310,13 @@ def _stop(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _readings(name: str, value: Any) -> tuple[str, ...]:
-    """Return what of a judged field is text that somebody wrote, as templates may write it."""
-    if name == "response_format":
+def _judged(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what of a judged field somebody wrote, with its place: each tool stands for itself."""
+    if name == "tools":
+        for index, tool in enumerate(value or ()):
+            yield f"tools[{index}]", tool["function"]
+        return
+    if name == "response_format" and value:
         value = value.get("json_schema")
-    return readings(value) if value else ()
+    if value:
+        yield name, value

@@ -12,28 +12,25 @@ import structlog
 
 from gateway.access import KeyRing, load_keys
 from gateway.errors import UpstreamHTTPError
+from gateway.guards import Guard, Guards, Loaded, load_guard
+from gateway.history import Delivered
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry, log_bug
-from gateway.upstream import Timeouts, Upstream
-from monitors.errors import GuardError, UserError
+from gateway.upstream import Upstream
+from monitors.errors import GuardError
 from monitors.events import Recorded
-from monitors.formats import Format
-from monitors.judges.base import Passage
-from monitors.judges.build import build_panels
-from monitors.judges.panel import Panel
+from monitors.formats import AUTO, Format
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.task import ResumeMethod
-from monitors.taxonomy import Stage
 
 log = structlog.get_logger(__name__)
 
 PROBE_SECONDS = 30.0
 RETRY_SECONDS = 2.0
 REFRESH_SECONDS = 60.0
-TRIAL = "Is this judge ready to work?"
 MAX_LISTED = 64
 MAX_UNLISTED = 16
 IMAGE_THREADS = 2
@@ -42,8 +39,9 @@ IMAGE_THREADS = 2
 class Probes:
     """What is known of each upstream model; asks about a model when it is first met."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, told: Format | None = None) -> None:
         self._upstream = upstream
+        self._told = told  # the format, by the operator
         self._reports: dict[str, ProbeReport] = {}  # the last used last
         self._listed: list[str] = []
         self._lock = asyncio.Lock()
@@ -66,14 +64,14 @@ class Probes:
             # One probe at a time; others who wait, no longer than one may take, find its report.
             async with asyncio.timeout(PROBE_SECONDS), self._lock:
                 if (report := self._reports.get(model)) is None:
-                    report = await probe(self._upstream, model)
+                    report = await probe(self._upstream, model, self._told)
                     self._keep(report)
                     name = self._loggable(model)
-                    log.info("probed", model=name, resume=report.method, format=report.format)
+                    log.info("probed", model=name, resume=report.method, format=report.format.name)
                 return report
         except (GuardError, TimeoutError) as error:
             log.warning("probe failed", model=self._loggable(model), error=_why(error))
-            return ProbeReport(model, ResumeMethod.REFUSE, Format.AUTO, ["the probe failed"])
+            return ProbeReport(model, ResumeMethod.REFUSE, AUTO, ["the probe failed"])
 
     def _keep(self, report: ProbeReport) -> None:
         """Keep it, as the last used; of models that are not listed, a few."""
@@ -118,18 +116,32 @@ class Gateway:
     """The parts of one running gateway."""
 
     settings: Settings
-    policy: Policy
+    guards: Guards
     keys: KeyRing
     upstream: Upstream
-    judges: JudgeService
-    judge_names: dict[str, str]
     probes: Probes
     telemetry: Telemetry
     observers: tuple[Observer, ...] = ()
+    delivered: Delivered = field(default_factory=Delivered)
     live: int = 0
     image_threads: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(IMAGE_THREADS)
     )
+
+    @property
+    def policy(self) -> Policy:
+        """Of the guard in force."""
+        return self.guards.current.policy
+
+    @property
+    def judges(self) -> JudgeService:
+        """Of the guard in force."""
+        return self.guards.current.judges
+
+    @property
+    def judge_names(self) -> Mapping[str, str]:
+        """Of the guard in force, by stage."""
+        return self.guards.current.judge_names
 
     def observe(self, request_id: str, what: Recorded) -> None:
         """Tell metrics, log and whoever else listens."""
@@ -138,8 +150,14 @@ class Gateway:
             observer(request_id, what)
 
     @contextmanager
+    def live_with(self, guard: Guard) -> Iterator[None]:
+        """Around the generations of one request, which this guard judges to their end."""
+        with self.guards.use(guard), self.count_live():
+            yield
+
+    @contextmanager
     def count_live(self) -> Iterator[None]:
-        """Around one generation."""
+        """Around one request."""
         self.live += 1
         try:
             yield
@@ -152,26 +170,16 @@ class Parts:
     """What a gateway is made of before it listens or asks anybody."""
 
     settings: Settings
-    policy: Policy
-    panels: Mapping[Stage, Panel]
+    first: Loaded
     keys: KeyRing
 
 
 def load(settings: Settings) -> Parts:
     """Read policy, judges and keys. Raises UserError for what cannot start."""
     settings.check()
-    policy = settings.policy()
-    panels = build_panels(policy.judges, policy.rules)
-    for stage, panel in panels.items():  # fills caches; a judge that cannot judge must not start
-        try:
-            panel.score([Passage(stage, TRIAL, "A first request.")])
-        except Exception as error:
-            why = type(error).__name__
-            raise UserError(f"judge {panel.name} cannot judge: {why}") from error
     return Parts(
         settings=settings,
-        policy=policy,
-        panels=panels,
+        first=load_guard(settings),
         keys=load_keys(settings.keys_file) if settings.keys_file else KeyRing({}),
     )
 
@@ -179,22 +187,19 @@ def load(settings: Settings) -> Parts:
 @asynccontextmanager
 async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gateway]:
     """Connect and start probing."""
-    settings, limits = parts.settings, parts.policy.limits
-    timeouts = Timeouts(idle=limits.upstream_idle_seconds)
+    settings = parts.settings
     async with (
-        Upstream(settings.upstream, api_key=settings.upstream_key, timeouts=timeouts) as upstream,
-        JudgeService(parts.panels, timeout=limits.judge_timeout_seconds) as service,
+        Upstream(settings.upstream, api_key=settings.upstream_key) as upstream,
+        Guards(settings, parts.first) as guards,
         asyncio.TaskGroup() as group,
     ):
-        probes = Probes(upstream)
+        probes = Probes(upstream, settings.format)
         keeper = group.create_task(probes.keep_up())
         yield Gateway(
             settings=settings,
-            policy=parts.policy,
+            guards=guards,
             keys=parts.keys,
             upstream=upstream,
-            judges=service,
-            judge_names={stage.value: panel.name for stage, panel in parts.panels.items()},
             probes=probes,
             telemetry=Telemetry(),
             observers=observers,

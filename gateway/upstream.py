@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, TypeVar
@@ -79,6 +79,7 @@ class Upstream:
         self._base = base_url.rstrip("/")
         self._root = self._base.removesuffix("/v1")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeouts = timeouts or Timeouts()
         limits = httpx.Limits(
             max_connections=max_connections,
             max_keepalive_connections=128,
@@ -87,7 +88,7 @@ class Upstream:
         self._client = httpx.AsyncClient(
             transport=_Transport(limits=limits),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none, from nobody
-            timeout=(timeouts or Timeouts()).httpx(),
+            timeout=self._timeouts.httpx(),
             trust_env=False,
         )
 
@@ -127,14 +128,17 @@ class Upstream:
 
     @asynccontextmanager
     async def chat(
-        self, body: Mapping[str, Any], headers: Mapping[str, str]
+        self, body: Mapping[str, Any], headers: Mapping[str, str], *, idle: float | None = None
     ) -> AsyncIterator[AsyncIterator[list[Chunk]]]:
         """A streamed chat completion, as lists of the chunks that arrived together.
+
+        `idle`: seconds without a byte after which it failed; else that of the time-outs.
 
         Leaving the context closes the connection, which aborts the generation. The iterator ends at
         `[DONE]`. Raises GatewayError: the upstream's own error, or UpstreamUnavailableError.
         """
         content = msgspec.json.encode(body)
+        timeouts = self._timeouts if idle is None else replace(self._timeouts, idle=idle)
         try:
             async with self._client.stream(
                 "POST",
@@ -146,6 +150,7 @@ class Upstream:
                     "Content-Type": "application/json",
                     "Accept": "text/event-stream",
                 },
+                timeout=timeouts.httpx(),
             ) as reply:
                 await _check(reply)
                 async with aclosing(_chunks(reply)) as batches:

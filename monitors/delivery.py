@@ -2,132 +2,260 @@
 
 The kept text of a correction is what left, so this is also where the message to resume is put
 together, and where coverage and tokens are told what was released. A correction must not show: the
-client sees one message, whose inline `<think>` block, if any, opens and closes once.
+client sees one message, whose inline thinking, if any, opens and closes once.
+
+Thinking leaves as the upstream writes it, or (`reasoning.emit`) always in the reasoning field,
+always inline between tags, or not at all. A tag that closes inline thinking leaves together with
+the first visible text of the answer: until then the thinking can be reopened.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 
-from monitors.events import Coverage, Release
-from monitors.formats import CLOSER, OPENER, Channel, WireField
+from monitors.events import Coverage, Effect, Release, ReleaseCall, Retraction, ToolCall
+from monitors.formats import THINK, Channel, Format, Mark, WireField
 from monitors.policy import Policy
 from monitors.task import Task
-from monitors.taxonomy import Mode
+from monitors.taxonomy import Mode, ReleaseMode
 from monitors.tokens import TokenLedger
 from monitors.units import EARLIER_STEPS, Unit
+from monitors.wire import TokenLogprob
+
+_ANSWERS = (Channel.ANSWER, Channel.UNPARSED, Channel.TOOL_CALL)
 
 
 class Delivery:
-    """The reply to one client; `coverage` is the outcome's."""
+    """The reply to one client; `coverage` is the outcome's, `emit` takes what is to be sent."""
 
     __slots__ = (
         "_block_open",
+        "_calls",
+        "_closing",
         "_coverage",
-        "_hides",
+        "_emit",
+        "_emit_as",
+        "_ended_blank",
         "_joint",
         "_last_field",
         "_message",
+        "_opener_left",
         "_resumable",
+        "_sent",
+        "_spans",
         "_unsettled",
         "_unsettled_why",
         "_words",
+        "_wrapped",
+        "answered",
         "frontier",
         "kept",
         "tokens",
     )
 
-    def __init__(self, policy: Policy, task: Task, coverage: dict[str, Coverage]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        task: Task,
+        coverage: dict[str, Coverage],
+        emit: Callable[[Effect], None],
+    ) -> None:
         self.frontier = 0
         """How many characters of reasoning + answer have left."""
+        self.answered = False
+        """Whether visible text of the answer has left: then thinking cannot be reopened."""
         self.kept: deque[str] = deque(maxlen=EARLIER_STEPS)
         """The last steps that have left: context of what a resumed leg says."""
         self.tokens = TokenLedger()
-        self._coverage = coverage
-        self._hides = task.hide_reasoning or policy.reasoning.emit == "hidden"
+        self._coverage, self._emit = coverage, emit
+        self._emit_as = "hidden" if task.hide_reasoning else policy.reasoning.emit
         self._resumable = policy.mode is Mode.ENFORCE  # else the message is not worth its memory
         self._message: list[str] = []  # as the upstream must see it
+        self._opener_left = False  # it begins with the tag that opens thinking
         self._last_field: WireField | None = None
+        self._ended_blank = False  # what left last did so in whitespace
         self._joint = False  # a cut is to be bridged: the next text may need whitespace before it
         self._block_open = False  # the client saw inline thinking that is not closed yet
+        self._wrapped = False  # by tags of ours
         self._words = ""  # of a step that left in part
+        self._calls = 0
+        self._closing: list[Unit] = []  # the tag that closes thinking, and what is blank behind it
         # Unparsed text, where a closer may still make it thinking that is to be hidden.
         self._unsettled: list[str] = []
         self._unsettled_why: dict[str, int] = {}
+        # Characters that the client got in each field; and in release mode live, of what is not
+        # settled yet: where in the generated text, in which field, from where, how many.
+        self._sent = dict.fromkeys(WireField, 0)
+        live = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.LIVE
+        self._spans: deque[tuple[int, WireField, int, int]] | None = deque() if live else None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the client got anything."""
+        return self._calls > 0 or any(self._sent.values())
 
     # --- text leaves ----------------------------------------------------------------------
 
-    def unit(self, unit: Unit) -> Release | None:
-        """A unit leaves, less what left before; None where the client gets none of it."""
+    def unit(self, unit: Unit) -> None:
+        """A unit leaves, less what left before."""
         self._words = ""
+        if unit.mark is Mark.CLOSE or (self._closing and unit.passage is None):
+            self._closing.append(unit)
+            return
+        if self._closing:
+            self._leave_closing()
+        self._leave(unit)
+
+    def words(self, unit: Unit, text: str) -> None:
+        """The first words of a step leave before it has closed."""
+        self._leave_closing()
+        self._words += text
+        self.text(unit.channel, unit.field, text)
+
+    def _leave_closing(self) -> None:
+        closing, self._closing = self._closing, []
+        for unit in closing:
+            self._leave(unit)
+
+    def _leave(self, unit: Unit) -> None:
+        self.keep(unit)
+        text = unit.text[unit.released :]
+        self.unjudged(unit.channel, text, unit.why_unjudged)
+        if unit.call is not None:
+            self.call(unit.call)
+        elif text:
+            self.text(unit.channel, unit.field, text, unit.mark)
+
+    def keep(self, unit: Unit) -> None:
+        """A unit that has left stands: it is context of what follows."""
         if unit.passage is not None:
             self.kept.append(unit.passage.text)
-        text = unit.text[unit.released :]
-        if not text:
-            return None
-        self.unjudged(unit.channel, text, unit.why_unjudged)
-        return self.text(unit.channel, unit.field, text)
 
-    def words(self, unit: Unit, text: str) -> Release | None:
-        """The first words of a step leave before it has closed."""
-        self._words += text
-        return self.text(unit.channel, unit.field, text)
+    def text(self, channel: Channel, field: WireField, text: str, mark: Mark | None = None) -> None:
+        """Generated text (never empty) leaves."""
+        start = self.frontier
+        logprobs = self._count(channel, text, mark)
+        if self._emit_as == "hidden":
+            if channel is Channel.REASONING or channel is Channel.MARKUP:
+                if mark is Mark.CLOSE:
+                    self._forget_unsettled()  # it was thinking
+                return
+            if channel is Channel.UNPARSED:
+                self._unsettled.append(text)
+                return
+        self.coverage(channel).released += len(text)
+        self._show(channel, field, text, mark, logprobs=logprobs, start=start)
 
-    def text(self, channel: Channel, field: WireField, text: str) -> Release | None:
-        """Generated text (never empty) leaves; None where the client gets none of it."""
+    def call(self, call: ToolCall) -> None:
+        """A tool call leaves."""
+        text = call.name + call.arguments
+        self._count(Channel.TOOL_CALL, text, None)
+        self.coverage(Channel.TOOL_CALL).released += len(text)
+        call.index, self._calls = self._calls, self._calls + 1
+        self._close_wrap()
+        self._emit(ReleaseCall(call))
+
+    def settle(self) -> None:
+        """The reply is complete: a closing tag leaves, and text that no closer made thinking."""
+        self._leave_closing()
+        text = "".join(self._unsettled)
+        if text:
+            coverage = self.coverage(Channel.UNPARSED)
+            coverage.released += len(text)
+            coverage.released_unjudged |= self._unsettled_why
+            self._forget_unsettled()
+            self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self.frontier)
+        self._close_wrap()
+
+    def thought(self, field: WireField, thought: str) -> None:
+        """The client is shown the safety thought that stands at a cut."""
+        if self._emit_as == "hidden":
+            return
+        self._show(Channel.REASONING, field, thought, start=self.frontier)
+        self._joint = True
+
+    def _count(self, channel: Channel, text: str, mark: Mark | None) -> Sequence[TokenLogprob]:
+        """Take note of what leaves the upstream's message, shown or not."""
         if self._resumable:
+            if mark is Mark.OPEN and not self._opener_left:
+                self._opener_left = not "".join(self._message).strip()
             self._message.append(text)
-        self.tokens.release(len(text))
         if channel is not Channel.MARKUP:
             self.frontier += len(text)
-        if self._hidden(channel):
-            if text.lower().endswith(CLOSER):
-                self._forget_unsettled()  # it was thinking
-            return None
-        if self._hides and channel is Channel.UNPARSED:
-            self._unsettled.append(text)
-            return None
-        self.coverage(channel).released += len(text)
-        return self._shown(channel, field, text)
-
-    def settle(self) -> Release | None:
-        """The reply is complete: text that no closer made thinking leaves after all."""
-        text = "".join(self._unsettled)
-        if not text:
-            return None
-        coverage = self.coverage(Channel.UNPARSED)
-        coverage.released += len(text)
-        coverage.released_unjudged |= self._unsettled_why
-        self._forget_unsettled()
-        return self._shown(Channel.UNPARSED, WireField.CONTENT, text)
+        if not self.answered:
+            closed = mark is Mark.CLOSE and self._spans is not None  # live: the client saw it
+            self.answered = closed or (channel in _ANSWERS and not text.isspace())
+        return self.tokens.release(len(text))
 
     def _forget_unsettled(self) -> None:
         self._unsettled.clear()
         self._unsettled_why.clear()
 
-    def thought(self, field: WireField, thought: str) -> Release | None:
-        """The client is shown the safety thought that stands at a cut."""
-        if self._hidden(Channel.REASONING):
-            return None
-        release = self._shown(Channel.REASONING, field, thought)
-        self._joint = True
-        return release
+    # --- what it looks like ---------------------------------------------------------------
 
-    def _shown(self, channel: Channel, field: WireField, text: str) -> Release | None:
+    def _show(
+        self,
+        channel: Channel,
+        field: WireField,
+        text: str,
+        mark: Mark | None = None,
+        *,
+        logprobs: Sequence[TokenLogprob] = (),
+        start: int,
+    ) -> None:
+        length = 0 if channel is Channel.MARKUP else len(text)
+        if self._emit_as == "field":
+            if channel is Channel.MARKUP:
+                return
+            if channel is Channel.REASONING:
+                field = WireField.REASONING
+        elif self._emit_as == "inline" and field is WireField.REASONING:
+            field = WireField.CONTENT
+            if not self._block_open:
+                self._wrapped = True
+                text = f"{THINK.opener}\n{text.lstrip()}"
         if field is WireField.CONTENT:
-            opener = channel is Channel.MARKUP and text.lower().endswith(OPENER)
-            if opener and self._block_open:
-                return None  # of a fresh generation that goes on in the block the client has open
-            self._block_open = opener or channel is Channel.REASONING
+            if mark is Mark.OPEN and self._block_open:
+                return  # of a fresh generation that goes on in the block the client has open
+            if channel is not Channel.REASONING and self._wrapped:
+                text = self._wrap_end() + text
+            self._block_open = mark is Mark.OPEN or channel is Channel.REASONING
         if self._joint:
             self._joint = False
-            if field is self._last_field and not text[0].isspace():
+            if field is self._last_field and not (text[0].isspace() or self._ended_blank):
                 text = "\n" + text
-        self._last_field = field
-        return Release(field, text)
+        self._send(field, text, logprobs)
+        if self._spans is not None:
+            self._spans.append((start, field, self._sent[field] - length, length))
 
-    def _hidden(self, channel: Channel) -> bool:
-        return self._hides and channel in (Channel.REASONING, Channel.MARKUP)
+    def _send(self, field: WireField, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
+        self._last_field, self._ended_blank = field, text[-1].isspace()
+        self._sent[field] += len(text)
+        self._emit(Release(field, text, logprobs))
+
+    def _close_wrap(self) -> None:
+        """Thinking that we wrapped ends without an answer behind it."""
+        if self._wrapped:
+            self._send(WireField.CONTENT, self._wrap_end())
+
+    def _wrap_end(self) -> str:
+        self._wrapped = self._block_open = False
+        return f"\n{THINK.closer}\n\n"
+
+    def lead_in(self, family: Format) -> None:
+        """Send what must stand between the text already delivered and a refusal.
+
+        `family`: how the upstream writes its thinking.
+        """
+        answer = (self._coverage.get(channel) for channel in (Channel.ANSWER, Channel.UNPARSED))
+        if self._wrapped:
+            self._close_wrap()
+        elif self._block_open:
+            self._block_open = False
+            self._send(WireField.CONTENT, f"\n{family.closer}\n\n")
+        elif any(channel and channel.released for channel in answer):
+            self._send(WireField.CONTENT, "\n\n")
 
     # --- cuts -----------------------------------------------------------------------------
 
@@ -135,24 +263,32 @@ class Delivery:
         """The leg ends here: what it generated beyond is thrown away."""
         self.tokens.cut()
         self._joint = True
+        self._closing.clear()
         self._forget_unsettled()
         if words := self._words.strip():
             self.kept.append(words)
             self._words = ""
 
-    def resume(self, thought: str) -> str:
+    def resume(self, thought: str, family: Format) -> str:
         """The message to go on from: what has left, and the safety thought, which is now part."""
-        prefix = resume_prefix("".join(self._message), thought)
-        self._message = [prefix]
+        opener = "" if self._opener_left else family.opener
+        prefix = resume_prefix("".join(self._message), thought, opener)
+        self._message, self._opener_left = [prefix], True
         return prefix
 
-    @property
-    def lead_in(self) -> str:
-        """What must stand between the text already delivered and a refusal."""
-        if self._block_open:
-            return f"\n{CLOSER}\n\n"
-        answer = (self._coverage.get(channel) for channel in (Channel.ANSWER, Channel.UNPARSED))
-        return "\n\n" if any(channel and channel.released for channel in answer) else ""
+    def retract(self, start: int) -> list[Retraction]:
+        """What the client got of the generated text from this character on."""
+        first: dict[WireField, int] = {}
+        for at, field, offset, length in self._spans or ():
+            if at + length > start or (not length and at >= start):
+                first.setdefault(field, offset + max(0, start - at))
+        return [Retraction(field, offset, self._sent[field]) for field, offset in first.items()]
+
+    def settled(self, end: int) -> None:
+        """Up to this character the generated text stands: it will not be retracted."""
+        spans = self._spans
+        while spans and spans[0][0] + spans[0][3] <= end:
+            spans.popleft()
 
     # --- coverage -------------------------------------------------------------------------
 
@@ -165,10 +301,14 @@ class Delivery:
 
     def unjudged(self, channel: Channel, text: str, why: str) -> None:
         """Note why text is delivered without a judge's score, where there is a reason (`why`)."""
-        if why and channel is not Channel.MARKUP and not self._hidden(channel):
-            unsettled = self._hides and channel is Channel.UNPARSED
-            kinds = self._unsettled_why if unsettled else self.coverage(channel).released_unjudged
-            kinds[why] = kinds.get(why, 0) + len(text)
+        if not why or channel is Channel.MARKUP:
+            return
+        hides = self._emit_as == "hidden"
+        if hides and channel is Channel.REASONING:
+            return
+        unsettled = hides and channel is Channel.UNPARSED
+        kinds = self._unsettled_why if unsettled else self.coverage(channel).released_unjudged
+        kinds[why] = kinds.get(why, 0) + len(text)
 
     def count_pending(self) -> None:
         """Note how much of the text that left as it came has no verdict yet."""
@@ -180,13 +320,13 @@ class Delivery:
                 kinds["pending"] = coverage.released - told
 
 
-def resume_prefix(message: str, thought: str) -> str:
+def resume_prefix(message: str, thought: str, opener: str) -> str:
     """The assistant message to go on from: opener, kept text, thought; no trailing whitespace.
 
-    `message` is the text released so far, whose opener may stand outside it: a reasoning parser
+    `message` is the text released so far, whose `opener` may stand outside it: a reasoning parser
     strips it, and some chat templates write it themselves.
     """
     kept = message.rstrip()
-    if not kept.lstrip().lower().startswith(OPENER):
-        kept = OPENER + ("" if kept.startswith("\n") else "\n") + kept
+    if opener and not kept.lstrip().lower().startswith(opener.lower()):
+        kept = opener + ("" if kept.startswith("\n") else "\n") + kept
     return f"{kept.rstrip()}\n{thought}"

@@ -29,7 +29,7 @@ class Docket:
 
     def ask_inputs(self, passages: Iterable[Passage]) -> Sequence[Judge]:
         """Have the request's passages judged."""
-        questions = [self._question(passage) for passage in passages]
+        questions = [self._question(passage, of_input=True) for passage in passages]
         self.inputs_open.update(question.id for question in questions)
         return questions
 
@@ -46,9 +46,9 @@ class Docket:
             self._asked[question.id] = unit
             yield question
 
-    def _question(self, passage: Passage) -> Judge:
+    def _question(self, passage: Passage, *, of_input: bool = False) -> Judge:
         self._ids += 1
-        return Judge(self._ids, passage)
+        return Judge(self._ids, passage, of_input)
 
     def answer_input(self, id: int, verdict: Verdict) -> bool:
         """Take in a verdict; whether it is of the request."""

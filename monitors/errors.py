@@ -6,7 +6,8 @@
     │   ├── TraceError         a row of a trace or judge-score file
     │   └── JudgeFileError     a judge that cannot be loaded: missing, damaged, of another version
     └── UpstreamError          what the upstream sent is wrong
-        └── WireError          bytes that are not the SSE or JSON they should be
+        ├── WireError          bytes that are not the SSE or JSON they should be
+        └── GenerationTooLongError   it was still generating when its time was over
 
 The gateway adds its HTTP-facing errors in `gateway/errors.py`.
 """
@@ -49,3 +50,7 @@ class UpstreamError(GuardError):
 
 class WireError(UpstreamError):
     """Upstream bytes are not the SSE or JSON they should be."""
+
+
+class GenerationTooLongError(UpstreamError):
+    """The upstream was still generating when the time for one generation was over."""

@@ -132,12 +132,14 @@ class Resume:
     """Ask the upstream to go on with the same assistant message, as request leg `leg`.
 
     `prefix` is the message so far, from the opener on, with the safety thought at its end.
-    `spent` is how many completion tokens of the earlier legs were kept.
+    `spent` is how many completion tokens of the earlier legs were kept. `opener`: how thinking
+    opens in the prefix, for upstreams that write it themselves.
     """
 
     leg: int
     prefix: str
     spent: int
+    opener: str = "<think>"
 
 
 @dataclass(slots=True)

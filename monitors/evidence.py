@@ -171,6 +171,9 @@ def weigh_input(policy: Policy, verdicts: Iterable[Verdict]) -> Decision:
     return strongest
 
 
+_STOPS = (Action.CORRECT, Action.REFUSE)  # to prime lets the text pass that nobody could read
+
+
 def _opinions(verdict: Verdict) -> list[tuple[float, Mapping[Scenario, float]]]:
     """The scores of each who could tell."""
     parts = verdict.parts or (verdict,)
@@ -181,7 +184,8 @@ def _blind(policy: Policy, verdict: Verdict, stage: Stage) -> Verdict | None:
     """Who could not tell, unless another is certain of what the policy stops at this stage."""
     for unsafe, scenarios in _opinions(verdict):
         certain: list[Key] = [s for s, p in scenarios.items() if p >= 1.0]
-        if unsafe >= 1.0 and any(policy.action(s, stage).intervenes for s in certain or [None]):
+        stops = (policy.action(s, stage) in _STOPS for s in certain or [None])
+        if unsafe >= 1.0 and any(stops):
             return None
     return next((part for part in verdict.parts or (verdict,) if part.unknown), None)
 
@@ -190,13 +194,17 @@ def _of_passage(
     policy: Policy, unsafe: float, scores: Mapping[Scenario, float]
 ) -> tuple[Action, Scenario | None]:
     """What a passage of the request asks for: by its leading scenario, tolerated or not, and by the
-    leading one of those that refuse, over the harm that is not tolerated.
+    leading ones of those that intervene and of those that refuse, over the harm that is theirs.
     """
     best: tuple[Action, Scenario | None] = (Action.ALLOW, None)
-    refused = {s: p for s, p in scores.items() if policy.action(s, Stage.INPUT).intervenes}
-    tolerated = sum(p for s, p in scores.items() if s not in refused)
-    rest = max(unsafe - tolerated, *refused.values(), 0.0)  # rules may be certain of several
-    for harm, named in ((unsafe, scores), (rest, refused)):
+    for least in (Action.ALLOW, Action.PRIME, Action.REFUSE):
+        named = {
+            s: p
+            for s, p in scores.items()
+            if policy.action(s, Stage.INPUT).strength >= least.strength
+        }
+        tolerated = sum(p for s, p in scores.items() if s not in named)
+        harm = max(unsafe - tolerated, *named.values(), 0.0)  # rules may be certain of several
         scenario = max(named, key=lambda s: named[s], default=None)
         action = policy.action(scenario, Stage.INPUT)
         if harm >= policy.threshold(scenario, Stage.INPUT) and action.strength > best[0].strength:

@@ -6,6 +6,7 @@ went unjudged. The rest is for those with the right `guard:detail`, and for audi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,6 +25,14 @@ class ChannelCoverage(Struct, frozen=True):
     released_unjudged: Annotated[dict[str, int], Meta(description="By reason.")]
 
 
+class Erase(Struct, frozen=True):
+    """Characters [start, end) of all the text that came in this field of one choice."""
+
+    field: Literal["reasoning", "content"]
+    start: int
+    end: int
+
+
 class GuardObject(Struct, frozen=True):
     """On the finish chunk of a stream, or on the reply."""
 
@@ -34,6 +43,17 @@ class GuardObject(Struct, frozen=True):
     id: Annotated[str, Meta(description="The request's id, as in x-guard-request-id.")]
     images: Annotated[
         Literal["unjudged"] | UnsetType, Meta(description="Present when the request had images.")
+    ] = UNSET
+    retract: Annotated[
+        list[Erase] | UnsetType,
+        Meta(
+            description="Release mode `live`: text that left before its verdict, to be erased by "
+            "whoever shows it. Text behind it stands."
+        ),
+    ] = UNSET
+    choices: Annotated[
+        list[GuardObject] | UnsetType,
+        Meta(description="Of each choice, in a reply of several that is not streamed."),
     ] = UNSET
     mode: Mode | UnsetType = UNSET
     decision: Annotated[
@@ -75,8 +95,22 @@ def guard_object(
 ) -> GuardObject:
     """The guard object of a finished generation."""
     acted = outcome.action if mode is Mode.ENFORCE else Action.ALLOW
-    guard = GuardObject(acted, request_id, images="unjudged" if images else UNSET)
+    guard = GuardObject(
+        acted,
+        request_id,
+        images="unjudged" if images else UNSET,
+        retract=[Erase(span.field.value, span.start, span.end) for span in outcome.retract]
+        or UNSET,
+    )
     return msgspec.structs.replace(guard, **_detail(outcome, mode)) if detail else guard
+
+
+def of_choices(guards: Sequence[GuardObject]) -> GuardObject:
+    """The guard object of a reply that holds several choices: the strongest, and all of them."""
+    strongest = max(guards, key=lambda guard: guard.action.strength)
+    if len(guards) == 1:
+        return strongest
+    return msgspec.structs.replace(strongest, choices=list(guards))
 
 
 def _detail(outcome: Outcome, mode: Mode) -> dict[str, Any]:

@@ -173,6 +173,15 @@ class Limits:
         float,
         Field(ge=1.0, le=15.0, description="Silence after which the client gets a comment."),
     ] = 10.0
+    heartbeat_after_seconds: Annotated[
+        float,
+        Field(
+            ge=1.0,
+            le=3600.0,
+            description="Seconds after which a reply that is not streamed begins with whitespace, "
+            "so that no proxy cuts it off; its status is 200 from then on, whatever happens.",
+        ),
+    ] = 25.0
     upstream_idle_seconds: Annotated[
         float, Field(ge=1.0, le=3600.0, description="Silence after which the upstream failed.")
     ] = 120.0
@@ -197,13 +206,11 @@ class Source:
 class Cell:
     """What the policy says of one scenario at one stage.
 
-    `action` is what happens; `written` is what the file says, which differs where an action means
-    another one in this version. `threshold`: nats, at the input stage a probability.
+    `threshold`: nats, at the input stage a probability.
     """
 
     action: Action
     action_from: Source
-    written: Action
     threshold: float
     threshold_from: Source
 
@@ -215,6 +222,8 @@ class Wording:
     text: str
     source: Source
 
+
+_SCOPES = {"all": "all messages", "latest_turn": "the latest turn, and what is in no turn"}
 
 Key = Scenario | None
 """A scenario, or None for the `default` row, which also rules the `any` statistic."""
@@ -317,22 +326,29 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
     """Say what would happen to this scenario at this stage, and which line or row says so."""
     cell = policy.cells[scenario, stage]
     unit = "probability" if stage is Stage.INPUT else "nats"
-    meaning = f" (means `{cell.action}` in this version)" if cell.written is not cell.action else ""
     rules = [r.name for r in policy.rules if r.scenario is scenario and stage in r.stages]
     rows = [
         ("judged by", ", ".join(policy.judges[stage])),
         ("rules", ", ".join(rules) if rules else "none for this scenario"),
-        ("action", f"{cell.written}{meaning}  [{cell.action_from}]"),
+        ("action", f"{cell.action}  [{cell.action_from}]"),
         ("threshold", f"{cell.threshold:g} {unit}  [{cell.threshold_from}]"),
     ]
+    if cell.action is Action.PRIME:
+        rows.append(("primed", "the model's thinking begins with the safety thought"))
     if cell.action is Action.CORRECT:
-        rows.append(("corrections", f"{policy.correction.budget} at most, then refuse"))
+        rows.append(("corrections", _corrections(policy, stage)))
+    if cell.action in (Action.PRIME, Action.CORRECT):
         rows += _texts("safety thought", policy.safety_thoughts, scenario)
     if cell.action.intervenes:
         rows += _texts("refusal", policy.refusals, scenario)
-        rows.append(("at a cap", policy.caps.on_cap))
-        if stage is Stage.INPUT:
+    if stage is Stage.INPUT:
+        rows += [("judged are", _SCOPES[policy.input.scope]), ("judged when", policy.input.wait)]
+        if cell.action.intervenes:
             rows.append(("refused as", policy.input.refuse_as))
+    else:
+        rows.append(("release", policy.release))
+        if cell.action.intervenes and policy.release is ReleaseMode.HOLD:
+            rows.append(("at a cap", policy.caps.on_cap))
     rows.append(("judge unknown", _failure(policy.unknown_is_closed(stage))))
     rows.append(("judge overloaded", _failure(policy.overload_is_closed(stage))))
     title = f"{policy.label} ({policy.file}), mode {policy.mode}: {scenario or 'default'}, {stage}"
@@ -342,6 +358,13 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
     }
     lines = [f"  {name:<17}  {text}" for name, text in rows]
     return "\n".join([title, *lines, *notes.get(policy.mode, [])])
+
+
+def _corrections(policy: Policy, stage: Stage) -> str:
+    most = f"{policy.correction.budget} at most"
+    if stage is Stage.ANSWER:
+        return f"{most}, and none once a part of the answer has left; then refuse"
+    return f"{most}, then refuse"
 
 
 def _wording(texts: Mapping[tuple[Key, str], Wording], scenario: Key, language: str) -> Wording:
@@ -359,4 +382,4 @@ def _texts(
 
 
 def _failure(closed: bool) -> str:
-    return "closed: held back, then refused" if closed else "open: released and flagged"
+    return "closed: the reply is refused" if closed else "open: released and flagged"

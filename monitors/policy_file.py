@@ -31,7 +31,7 @@ from monitors.policy_yaml import (
     problem,
     read_document,
 )
-from monitors.taxonomy import Action, Mode, Scenario, Stage
+from monitors.taxonomy import Action, Mode, ReleaseMode, Scenario, Stage
 from monitors.wording import LANGUAGES
 
 __all__ = ["load_policy", "parse_policy", "policy_schema"]
@@ -268,16 +268,37 @@ def _doubts(model: PolicyDocument, policy: Policy) -> Iterator[tuple[Path, str]]
         cell.action is Action.CORRECT for cell in policy.cells.values()
     ):
         yield ("correction", "budget"), "0 corrections: `correct` refuses at once"
-    for name in ("default", *Scenario):
-        row = getattr(model.scenarios, name)
-        if row is not None and row.answer == Action.CORRECT:
-            yield ("scenarios", name, "answer"), "`correct` means `refuse` here in this version"
+    yield from _empty_promises(policy)
     for language in LANGUAGES:
         source = policy.refusals[Scenario.SELF_HARM, language].source
         if source is not BUILT_IN and not source.place.startswith("scenarios.self_harm."):
             text = "replaces the text that points people to help"
             yield _path(source), f"{text}; give `self_harm` its own `refusals.{language}`"
     yield from _unreachable(policy)
+
+
+def _empty_promises(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """What two sections say that cannot both hold."""
+    shown = policy.correction.show_thought
+    if shown and policy.reasoning.emit == "hidden":
+        yield ("correction", "show_thought"), "no effect: `reasoning.emit` hides all thinking"
+    if policy.reply.top_logprobs == "allow" and policy.release is ReleaseMode.HOLD:
+        text = "alternatives to the tokens leave unjudged, although `release` is `hold`"
+        yield ("reply", "top_logprobs"), text
+    if policy.release is not ReleaseMode.LIVE:
+        return
+    acting = {c.action for (_, stage), c in policy.cells.items() if stage is not Stage.INPUT}
+    if any(action.intervenes for action in acting):
+        text = "`live`: what leaves before its verdict is not held back, only retracted: the client"
+        yield ("release",), f"{text} is told from which character to erase"
+    corrected = {
+        cell.action_from
+        for (_, stage), cell in policy.cells.items()
+        if stage is Stage.ANSWER and cell.action is Action.CORRECT
+    }
+    for source in corrected:
+        text = "`correct` refuses here with `release: live`, where an answer leaves as it comes"
+        yield _path(source), text
 
 
 def _unreachable(policy: Policy) -> Iterator[tuple[Path, str]]:
@@ -306,6 +327,7 @@ def _build(model: PolicyDocument, document: Document, file: str) -> Policy:
         name=model.name,
         version=content_version(content),
         mode=Mode(model.mode),
+        release=ReleaseMode(model.release),
         file=file,
         judges={stage: tuple(getattr(model.judges, stage)) for stage in Stage},
         rules=tuple(entry.rule() for entry in model.rules),
@@ -352,16 +374,12 @@ def _cell(model: PolicyDocument, document: Document, key: Key, stage: Stage) -> 
     actions = ((getattr(cells, stage), ("scenarios", row, stage.value)) for row, cells in rows)
     # `default` names every action, so that what is built in here is never used.
     name, action_from = _first(actions, document, Action.REFUSE)
-    written = Action(name)
-    # An answer cannot be corrected yet, only stopped: what `correct` means there until then.
-    stops = stage is Stage.ANSWER and written is Action.CORRECT
     threshold, threshold_from = _first(
         _thresholds(rows, stage), document, DEFAULT_THRESHOLDS[stage]
     )
     return Cell(
-        action=Action.REFUSE if stops else written,
+        action=Action(name),
         action_from=action_from,
-        written=written,
         threshold=threshold,
         threshold_from=threshold_from,
     )

@@ -54,14 +54,16 @@ def _problem(text: str, allowed: str = "") -> PydanticCustomError:
 
 
 def _input_action(value: object) -> object:
-    if isinstance(value, str) and value in ("prime", "correct"):
-        raise _problem(f"`{value}` comes with the input stage in a later version")
+    if value == "correct":
+        raise _problem(
+            "there is nothing to `correct` at the input; `prime` has the model begin safe"
+        )
     return value
 
 
-def _release(value: object) -> object:
-    if value == "live":
-        raise _problem("`live` comes with a later version")
+def _output_action(value: object) -> object:
+    if value == "prime":
+        raise _problem("only the input can `prime`; `correct` steers back what is generated")
     return value
 
 
@@ -90,8 +92,10 @@ Text = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_text
 Thought = Annotated[Text, AfterValidator(_thought)]
 Literally = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_text)]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
-InputAction = Annotated[Literal["allow", "flag", "refuse"], BeforeValidator(_input_action)]
-OutputAction = Literal["allow", "flag", "correct", "refuse"]
+InputAction = Annotated[Literal["allow", "flag", "prime", "refuse"], BeforeValidator(_input_action)]
+OutputAction = Annotated[
+    Literal["allow", "flag", "correct", "refuse"], BeforeValidator(_output_action)
+]
 StageName = Literal["input", "reasoning", "answer"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Nats = Annotated[float, Field(ge=0.1, le=100.0)]
@@ -156,14 +160,18 @@ Refusals = _per_language("Refusals", "Refusal texts per language.", Text, "Refus
 class Row(_Section):
     """What to do about one scenario; cells that are left out come from the `default` row."""
 
-    input: InputAction | _Absent = Field(default=None, description="What to do at the input stage.")
+    input: InputAction | _Absent = Field(
+        default=None,
+        description="What to do at the input stage. `prime`: the model begins its thinking behind "
+        "a safety thought.",
+    )
     reasoning: OutputAction | _Absent = Field(
         default=None, description="What to do at the reasoning stage."
     )
     answer: OutputAction | _Absent = Field(
         default=None,
-        description="What to do at the answer stage. `correct` means `refuse` until a later "
-        "version can correct answers.",
+        description="What to do at the answer stage. `correct`: back to thinking, behind a safety "
+        "thought; `refuse` once a part of the answer has left.",
     )
     threshold: _Threshold | _Absent = Field(
         default=None,
@@ -183,9 +191,7 @@ class DefaultRow(Row):
 
     input: InputAction = Field(description="What to do at the input stage.")
     reasoning: OutputAction = Field(description="What to do at the reasoning stage.")
-    answer: OutputAction = Field(
-        description="What to do at the answer stage; `correct` means `refuse` in this version."
-    )
+    answer: OutputAction = Field(description="What to do at the answer stage.")
 
 
 _SCENARIO_FIELDS: dict[str, Any] = {
@@ -258,8 +264,10 @@ class PolicyDocument(_Section):
         description="`enforce` acts; `shadow` judges and records but changes nothing; `off` "
         "relays unjudged.",
     )
-    release: Annotated[Literal["hold"], BeforeValidator(_release)] = Field(
-        default="hold", description="`hold`: nothing unjudged leaves."
+    release: Literal["hold", "live"] = Field(
+        default="hold",
+        description="`hold`: nothing unjudged leaves. `live`: text leaves at once; on a violation "
+        "it stops, and the client is told from where to erase it.",
     )
     judges: Judges = Field(default=Judges(), description="Judges per stage.")
     rules: list[RuleEntry] = Field(

@@ -24,7 +24,7 @@ from monitors.events import (
     StepJudged,
     UpstreamEnded,
 )
-from monitors.formats import Format
+from monitors.formats import SEPARATED
 from monitors.judges.base import Judge as AnyJudge
 from monitors.judges.base import Passage
 from monitors.judges.build import build_panels
@@ -66,7 +66,7 @@ def _run(policy: Policy, judges: Mapping[Stage, AnyJudge], trace: Trace) -> Guar
         inputs=(Passage(Stage.INPUT, trace.prompt),) if trace.prompt.strip() else (),
         language=detect_language(trace.prompt),
         resume=ResumeMethod.CONTINUE,
-        format=Format.SEPARATED,
+        format=SEPARATED,
     )
     stream = GuardedStream(policy, task)
     due = deque[Effect](stream.start(0.0))

@@ -13,21 +13,24 @@ Generated text becomes *units*: judged steps, and whitespace or tags that need n
     units    docket                       excursion                 delivery  (in `monitors`)
 
 Scoring is strictly in the order of the text, however late or early verdicts come, so decisions
-depend on text and verdicts alone. A scored unit leaves when evidence (`monitors.evidence`) is at
-its floor; so the kept prefix always equals what the client has. Legs are upstream requests: a
+depend on text and verdicts alone. In `hold` a scored unit leaves when evidence
+(`monitors.evidence`) is at its floor; so the kept prefix always equals what the client has. In
+`live` text leaves as it comes, once the request is judged; what should not have is named for the
+client to erase, and only tool calls, which nobody can erase, wait. Legs are upstream requests: a
 correction ends one and begins the next; events of an ended leg are ignored. In shadow and off modes
 text leaves as it comes and decisions change nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from monitors.account import note_decision, note_step
 from monitors.delivery import Delivery
 from monitors.docket import Docket
 from monitors.events import (
     AbortUpstream,
+    Begin,
     ClientLeft,
     DeltaReceived,
     Effect,
@@ -38,10 +41,10 @@ from monitors.events import (
     Outcome,
     Record,
     Refuse,
-    Release,
     Restart,
     Resume,
     StepJudged,
+    StepReleased,
     TimePassed,
     UpstreamEnded,
     UpstreamFailed,
@@ -49,12 +52,13 @@ from monitors.events import (
 )
 from monitors.evidence import Decision, Evidence, weigh_input
 from monitors.excursion import Excursion
-from monitors.formats import Format, Piece, ReplyParser, WireField
+from monitors.formats import AUTO, Channel, Mark, Piece, ReplyParser, WireField
 from monitors.judges.base import Verdict
 from monitors.policy import Policy
 from monitors.task import ResumeMethod, Task
-from monitors.taxonomy import Action, Mode, Stage
+from monitors.taxonomy import Action, Mode, ReleaseMode, Stage
 from monitors.units import Unit, Units
+from monitors.wire import TokenLogprob, Usage
 
 _NOTHING: tuple[Effect, ...] = ()
 _STOP: tuple[str, int | str | None] = ("stop", None)
@@ -66,21 +70,26 @@ class GuardedStream:
     def __init__(self, policy: Policy, task: Task) -> None:
         self.outcome = Outcome()
         self._policy, self._task = policy, task
-        self._live = policy.mode is not Mode.ENFORCE
+        self._passive = policy.mode is not Mode.ENFORCE  # decisions change nothing
+        self._live = self._passive or policy.release is ReleaseMode.LIVE  # text leaves as it comes
         self._judging = policy.mode is not Mode.OFF
         self._effects: list[Effect] = []  # of the event at hand
+        self._now = self._started = 0.0
         self._wake: float | None = None
 
         self._leg = 0
+        self._begun = False  # the upstream was asked
         self._units = Units(task, ReplyParser(task.format))
         self._finish_as = _STOP  # finish and stop reason of the leg
         self._docket = Docket()
         self._excursion = Excursion(policy.caps)
         self._evidence = Evidence(policy)
-        self._delivery = Delivery(policy, task, self.outcome.coverage)
+        self._delivery = Delivery(policy, task, self.outcome.coverage, self._do)
+        self._early: list[Piece] = []  # live: what came before the request was judged
 
         self._stage = Stage.REASONING  # of the last scored step
-        self._answering = False  # a step of the answer was scored
+        self._thought_in: WireField | None = None  # where thinking was last seen
+        self._answering = False  # shadow: a step of the answer would have left
 
         self._answered = False  # the upstream sent its first delta
         self._opened = False
@@ -92,192 +101,258 @@ class GuardedStream:
         """How many characters of reasoning + answer have left."""
         return self._delivery.frontier
 
+    @property
+    def usage(self) -> Usage | None:
+        """The client's usage so far; None while the upstream has reported none."""
+        return self._delivery.tokens.so_far()
+
     # --- events ---------------------------------------------------------------------------
 
     def start(self, now: float) -> Sequence[Effect]:
-        """The request goes upstream now; returns the input's `Judge` effects."""
+        """The request is there; returns the input's `Judge` effects and, mostly, `Begin`."""
+        self._now = self._started = now
         if self._judging:
             self._effects += self._docket.ask_inputs(self._task.inputs)
-        return self._take_effects(now)
+        waits = self._policy.input.wait == "before" and not self._passive
+        if not (waits and self._docket.inputs_open):
+            self._begin()
+        return self._take_effects()
 
     def handle(self, event: Event, now: float) -> Sequence[Effect]:
         """Take in one event at time `now` (seconds, any monotonic clock); return what to do."""
         if self._recorded:
             return _NOTHING
+        self._now = now
         match event:
             case DeltaReceived() if self._hears(event.leg):
-                self._on_delta(event, now)
+                self._on_delta(event)
             case StepJudged():
-                self._on_verdict(event, now)
+                self._on_verdict(event)
             case UpstreamEnded(leg) if self._hears(leg):
-                self._end_leg(now)
+                self._end_leg()
             case UpstreamFailed(leg, error) if self._hears(leg):
-                self._fail(error, now)
+                self._fail(error)
             case TimePassed() if not self._over:
                 self._wake = None
-                self._on_time(now)
+                self._on_time()
             case ClientLeft():
-                self._on_client_left(now)
+                self._on_client_left()
             case _:
                 return _NOTHING  # of an ended leg or generation
-        self._advance(now)
-        return self._take_effects(now)
+        self._advance()
+        return self._take_effects()
 
     def _hears(self, leg: int) -> bool:
         return leg == self._leg and not self._over and not self._units.closed
 
-    def _on_delta(self, delta: DeltaReceived, now: float) -> None:
-        self._answered = True
-        self._open_reply()
+    def _on_delta(self, delta: DeltaReceived) -> None:
+        if not self._answered:
+            self._answered = True
+            if self.outcome.upstream_seconds is None:
+                self.outcome.upstream_seconds = self._now - self._started
+            self._open_reply()
         if delta.finish_reason is not None:
             self._finish_as = (delta.finish_reason or "stop", delta.stop_reason)
-        self._delivery.tokens.delta(delta.usage, len(delta.reasoning) + len(delta.content))
-        self._take(self._units.read(delta.reasoning, delta.content), now)
-        if (stop := self._units.stopped) is not None:
-            self._cut_short("stop", stop, now)
-        elif self._units.generated > self._policy.limits.max_generated_chars:
-            self._cut_short("length", None, now)
+        units, tokens = self._units, self._delivery.tokens
+        logprobs = _of_text(delta) if delta.logprobs else ()
+        tokens.delta(delta.usage, len(delta.reasoning) + len(delta.content), logprobs)
+        self._take(units.read(delta.reasoning, delta.content))
+        if delta.tool_calls:
+            self._take(units.held_back())
+            before = units.called
+            calls = units.calls(delta.tool_calls, self._now)
+            tokens.delta(delta.usage, units.called - before)
+            self._add(calls)
+        if (stop := units.stopped) is not None:
+            self._cut_short("stop", stop)
+        elif units.generated > self._policy.limits.max_generated_chars:
+            self._cut_short("length", None)
 
-    def _cut_short(self, finish_reason: str, stop: str | None, now: float) -> None:
+    def _cut_short(self, finish_reason: str, stop: str | None) -> None:
         """End the leg ourselves: what was generated so far is the reply."""
         self._finish_as = (finish_reason, stop)
-        self._effects.append(AbortUpstream(self._leg))
-        self._end_leg(now)
+        self._abort()
+        self._end_leg()
 
-    def _end_leg(self, now: float) -> None:
+    def _end_leg(self) -> None:
         self._answered = True
         self._open_reply()
-        self._take(self._units.close(), now)
-        self._effects += self._docket.add(self._units.rest())
+        self._take(self._units.close())
+        self._add(self._units.last(self._now))
 
-    def _fail(self, error: Exception, now: float) -> None:
+    def _fail(self, error: Exception) -> None:
+        self.outcome.error = type(error).__name__
         if self._live and self._answered:
-            self._end_leg(now)  # what the parser held back would have left without us
-        self._effects.append(Fail(error))
+            self._end_leg()  # what the parser held back would have left without us
+        self._do(Fail(error))
         self._close("failed")
 
-    def _on_verdict(self, event: StepJudged, now: float) -> None:
+    def _on_verdict(self, event: StepJudged) -> None:
         docket = self._docket
         if docket.answer_input(event.id, event.verdict):
-            if not docket.inputs_open and (self._live or not self._over):
-                self._judge_input(now)
+            if not docket.inputs_open and (self._passive or not self._over):
+                self._judge_input()
             return
         unit = docket.answer(event.id, event.verdict)
         if unit is not None and unit is self._units.asked:
             self._units.asked = None
             self._release_provisionally(unit, event.verdict)
 
-    def _on_time(self, now: float) -> None:
-        if (deadline := self._excursion.deadline) is not None and now >= deadline:
-            self._reach_cap(now)
-        elif (due := self._provisional_time()) is not None and now >= due:
-            for words in self._units.ask(now):
+    def _on_time(self) -> None:
+        if (deadline := self._excursion.deadline) is not None and self._now >= deadline:
+            self._reach_cap()
+        elif (due := self._provisional_time()) is not None and self._now >= due:
+            for words in self._units.ask(self._now):
                 self._effects += self._docket.ask(words)
 
-    def _on_client_left(self, now: float) -> None:
+    def _on_client_left(self) -> None:
         if not self._over:
-            self._effects.append(AbortUpstream(self._leg))
+            self._abort()
             self._close("left")
-        self._record(now)
+        self._record()
 
     # --- text in --------------------------------------------------------------------------
 
-    def _take(self, pieces: Iterable[Piece], now: float) -> None:
+    def _take(self, pieces: Iterable[Piece]) -> None:
         delivery = self._delivery
         for piece in pieces:
             channel, text = piece.channel, piece.text
             delivery.coverage(channel).received += len(text)
             if self._live:
-                self._send(delivery.text(channel, piece.field, text))
+                self._send_live(piece)
             if self._judging:
-                if units := self._units.segment(piece, now):
-                    self._effects += self._docket.add(units)
+                if units := self._units.segment(piece, self._now):
+                    self._add(units)
             else:
                 delivery.unjudged(channel, text, "off")
 
+    def _send_live(self, piece: Piece) -> None:
+        if self._docket.inputs_open and not self._passive:
+            self._early.append(piece)
+        else:
+            self._delivery.text(piece.channel, piece.field, piece.text, piece.mark)
+
+    def _add(self, units: Iterable[Unit]) -> None:
+        """Units are complete: they wait for their verdicts, where somebody judges."""
+        units = list(units)
+        for unit in units:
+            if unit.call is not None:
+                self._delivery.coverage(unit.channel).received += len(unit.text)
+                if self._passive:
+                    self._delivery.call(unit.call)
+        if self._judging:
+            self._effects += self._docket.add(units)
+            return
+        for unit in units:
+            self._delivery.unjudged(unit.channel, unit.text, "off")
+
     # --- verdicts to decisions ------------------------------------------------------------
 
-    def _advance(self, now: float) -> None:
+    def _advance(self) -> None:
         """Score what can be scored, in order; finish when the leg has ended and all is scored."""
         self._open_reply()
         docket = self._docket
-        while (self._live or not self._over) and (unit := docket.next()) is not None:
-            self._score(unit, now)
+        while (self._passive or not self._over) and (unit := docket.next()) is not None:
+            self._score(unit)
         if self._units.closed and not self._over:
             scored = not docket.waiting and not docket.inputs_open
-            if scored and not self._live:
-                self._flush_excursion(now)
-            if scored or self._live:  # live: verdicts may be due, and the excursion may go on
-                self._send(self._delivery.settle())
+            if scored and not self._passive:
+                self._flush_excursion()
+            if scored or self._passive:  # verdicts may be due, and the excursion may go on
+                self._delivery.settle()
                 self._finish(*self._finish_as)
-        if self._over and not (self._live and docket.verdicts_due):
-            self._record(now)
+        if self._over and not (self._passive and docket.verdicts_due):
+            self._record()
 
-    def _score(self, unit: Unit, now: float) -> None:
+    def _score(self, unit: Unit) -> None:
         self._excursion.add(unit)
-        if self._live:
+        if unit.channel is Channel.REASONING:
+            self._thought_in = unit.field
+        if self._live and (self._passive or unit.call is None):
             self._delivery.unjudged(unit.channel, unit.text, unit.why_unjudged)
         if unit.verdict is not None:  # whitespace and tags move nothing: they go with the last step
             decision = self._weigh(unit, unit.verdict)
             if decision.action.intervenes:
-                self._intervene(unit, decision, now)
+                self._intervene(unit, decision)
                 return
             if decision.action is Action.FLAG:
                 self._decide(decision)
         if self._evidence.at_floor(self._stage):
-            self._flush_excursion(now)
+            self._flush_excursion()
             return
-        self._excursion.hold(now)
+        self._excursion.hold(self._now)
         if self._excursion.full:
-            self._reach_cap(now)
+            self._reach_cap()
 
     def _weigh(self, unit: Unit, verdict: Verdict) -> Decision:
         """Move the evidence by one true step; record what was seen and what it asks for."""
         stage = self._stage = unit.stage
-        self._answering |= stage is Stage.ANSWER
         if not verdict.unknown:
             self._delivery.coverage(unit.channel).judged += len(unit.text) - unit.released
         decision = self._evidence.weigh(verdict, stage)
         step = note_step(self.outcome, unit, verdict, decision, self._evidence.level)
-        self._effects.append(Record(step))
+        self._do(Record(step))
         return decision
 
-    def _judge_input(self, now: float) -> None:
+    def _judge_input(self) -> None:
         verdicts = self._docket.input_verdicts
         self.outcome.judge_ms += sum(verdict.ms for verdict in verdicts)
         decision = weigh_input(self._policy, verdicts)
+        can_prime = self._task.resume is not ResumeMethod.REFUSE
+        if decision.action is Action.PRIME and not can_prime:
+            decision = decision._replace(action=Action.REFUSE)
         self._decide(decision)
-        if decision.action.intervenes and not self._live:
-            self._refuse(decision, now)
+        if self._passive:
+            return
+        early, self._early = self._early, []
+        if decision.action is Action.PRIME:
+            self._prime(decision)
+        elif decision.action.intervenes:
+            self._refuse(decision)
+        else:
+            self._open_reply()
+            for piece in early:
+                self._send_live(piece)
+            self._begin()
 
-    def _intervene(self, unit: Unit, decision: Decision, now: float) -> None:
+    def _intervene(self, unit: Unit, decision: Decision) -> None:
         correct = (
             decision.action is Action.CORRECT
-            and not self._answering  # there is no way back from the answer
+            and not self._answer_left  # there is no way back from it
             and self._task.resume is not ResumeMethod.REFUSE
             and self.outcome.corrections < self._policy.correction.budget
         )
         decision = decision._replace(action=Action.CORRECT if correct else Action.REFUSE)
         self._decide(decision)
-        if self._live:  # shadow: the decision is on record; go on as after a correction
+        if self._passive:  # shadow: the decision is on record; go on as after a correction
             self._evidence.restart(decision.scenario, decision.stage)
-            self._end_excursion(now)
-        elif correct:
-            self._correct(unit, decision, now)
+            self._end_excursion()
+            return
+        if self._live:
+            self.outcome.retract += self._delivery.retract(self._excursion.steps[0].start)
+        if correct:
+            self._correct(unit, decision)
         else:
-            self._refuse(decision, now)
+            self._refuse(decision)
 
-    def _reach_cap(self, now: float) -> None:
+    @property
+    def _answer_left(self) -> bool:
+        """Whether the client has, or in shadow mode would have, visible text of the answer."""
+        return self._answering if self._passive else self._delivery.answered
+
+    def _reach_cap(self) -> None:
         """The excursion lasted too long: refuse, or (fail-open) release and flag."""
         release = self._policy.caps.on_cap == "release"
         action = Action.FLAG if release else Action.REFUSE
         decision = Decision(action, self._stage, None, "cap")
         self._decide(decision)
-        if release or self._live:
+        if release or self._passive:
             self._evidence.reset()
-            self._flush_excursion(now)
-        else:
-            self._refuse(decision, now)
+            self._flush_excursion()
+            return
+        if self._live:
+            self.outcome.retract += self._delivery.retract(self._excursion.units[0].start)
+        self._refuse(decision)
 
     def _decide(self, decision: Decision) -> None:
         held, released = self._excursion.steps, self._delivery.frontier
@@ -285,54 +360,85 @@ class GuardedStream:
 
     # --- interventions --------------------------------------------------------------------
 
-    def _correct(self, unit: Unit, decision: Decision, now: float) -> None:
+    def _correct(self, unit: Unit, decision: Decision) -> None:
         """Cut the leg at the frontier and have the same message resumed behind a safety thought."""
         thought = self._policy.safety_thought(decision.scenario, self._task.language)
         self.outcome.corrections += 1
-        self._cut(now)
-        self._begin_leg(thought, inline=unit.field is WireField.CONTENT)
-        if self._policy.correction.show_thought:
-            self._send(self._delivery.thought(unit.field, thought))
+        where = unit.field if unit.stage is Stage.REASONING else self._thought_in
+        self._cut()
+        # Where no thinking was seen there is none to reopen: the model may not know how to think.
+        self._begin_leg(thought, inline=where is WireField.CONTENT, anew=where is None)
+        if self._policy.correction.show_thought and where is not None:
+            self._delivery.thought(where, thought)
         self._evidence.restart(decision.scenario, decision.stage)
+        self._stage = Stage.REASONING
 
-    def _begin_leg(self, thought: str, *, inline: bool) -> None:
-        task, delivery = self._task, self._delivery
+    def _prime(self, decision: Decision) -> None:
+        """Have the message begin with a safety thought."""
+        thought = self._policy.safety_thought(decision.scenario, self._task.language)
+        self._cut()
+        self._answered = False
+        known = self._task.format
+        self._thought_in = WireField.CONTENT if known.inline else WireField.REASONING
+        if known.inline and not known.starts_inside:
+            opener = f"{known.opener}\n"
+            self._delivery.text(Channel.MARKUP, WireField.CONTENT, opener, Mark.OPEN)
+        self._begin_leg(thought, inline=known.inline)
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._do(Begin())
+
+    def _begin_leg(self, thought: str, *, inline: bool, anew: bool = False) -> None:
+        task, delivery, family = self._task, self._delivery, self._units.family
         self._leg += 1
+        self._begun = True
         self._finish_as = _STOP
-        if task.resume is ResumeMethod.RESTART:
+        spent = delivery.tokens.spent
+        if anew or task.resume is ResumeMethod.RESTART:
             parser = ReplyParser(task.format)
-            self._effects.append(Restart(self._leg, thought, delivery.tokens.spent))
+            self._do(Restart(self._leg, thought, spent))
         else:
-            parser = ReplyParser(Format.THINK if inline else Format.AUTO, resumed=True)
-            prefix = delivery.resume(thought)
-            self._effects.append(Resume(self._leg, prefix, delivery.tokens.spent))
+            parser = ReplyParser(family if inline else AUTO, resumed=True)
+            prefix = delivery.resume(thought, family)
+            self._do(Resume(self._leg, prefix, spent, family.opener))
         self._units = Units(task, parser, delivery.frontier, delivery.kept)
 
-    def _refuse(self, decision: Decision, now: float) -> None:
+    def _refuse(self, decision: Decision) -> None:
         at_input = decision.stage is Stage.INPUT
         as_error = at_input and self._policy.input.refuse_as == "error" and not self._opened
-        self._cut(now)
+        family = self._units.family
+        self._cut()
         if not as_error:
             self._open_reply(force=True)
-            if lead := self._delivery.lead_in:
-                self._effects.append(Release(WireField.CONTENT, lead))
+            self._delivery.lead_in(family)
         text = self._policy.refusal(decision.scenario, self._task.language)
-        self._effects.append(Refuse(text, as_error))
+        self._do(Refuse(text, as_error))
         self._finish("content_filter", None, ended="refused")
 
-    def _cut(self, now: float) -> None:
+    def _cut(self) -> None:
         """End the leg where the client's text ends, and forget what it generated beyond."""
-        self._effects.append(AbortUpstream(self._leg))
+        self._abort()
+        if self._live:
+            for unit in self._excursion.units:
+                self._delivery.keep(unit)
         self._delivery.cut()
-        self._end_excursion(now)
+        self._end_excursion()
         self._docket.drop_units()
+
+    def _abort(self) -> None:
+        """Close the upstream's connection, where it has not ended by itself."""
+        if self._begun:
+            self._do(AbortUpstream(self._leg))
+            self.outcome.aborts += not self._units.closed
 
     def _finish(
         self, finish_reason: str, stop_reason: int | str | None, ended: str = "finished"
     ) -> None:
-        if self._live:  # the reply does not wait for verdicts, and says so
+        if self._live:  # in shadow mode the reply does not wait for verdicts, and says so
             self._delivery.count_pending()
-        self._effects.append(Finish(finish_reason, stop_reason, self._delivery.tokens.total()))
+        self._do(Finish(finish_reason, stop_reason, self._delivery.tokens.total()))
         self._close(ended)
 
     def _close(self, ended: str) -> None:
@@ -343,37 +449,50 @@ class GuardedStream:
             tokens.cut()
         self.outcome.discarded_tokens = tokens.discarded
 
-    def _record(self, now: float) -> None:
+    def _record(self) -> None:
         if not self._recorded:
             self._recorded = True
-            self._end_excursion(now)
+            self._end_excursion()
             if self._live:
                 self._delivery.count_pending()
-            self._effects.append(Record(self.outcome))
+            self._do(Record(self.outcome))
 
     # --- release --------------------------------------------------------------------------
 
     def _open_reply(self, *, force: bool = False) -> None:
         if self._opened:
             return
-        ready = self._answered and not self._over and (self._live or not self._docket.inputs_open)
-        if ready or force:
+        waits = self._docket.inputs_open and not self._passive
+        if force or (self._answered and not self._over and not waits):
             self._opened = True
-            self._effects.append(Open())
+            self._do(Open())
 
-    def _send(self, release: Release | None) -> None:
-        if release is not None:
-            self._effects.append(release)
-
-    def _flush_excursion(self, now: float) -> None:
+    def _flush_excursion(self) -> None:
         """Release every scored unit and close the excursion."""
-        if not self._live:
-            for unit in self._excursion.units:
-                self._send(self._delivery.unit(unit))
-        self._end_excursion(now)
+        for unit in self._excursion.units:
+            if not self._passive:
+                self._release(unit)
+            elif unit.passage is not None and unit.stage is Stage.ANSWER:
+                self._answering = True
+        self._end_excursion()
 
-    def _end_excursion(self, now: float) -> None:
-        self.outcome.excursion_seconds += self._excursion.end(now)
+    def _release(self, unit: Unit) -> None:
+        delivery = self._delivery
+        if not self._live:
+            delivery.unit(unit)
+        elif unit.call is not None:
+            delivery.keep(unit)
+            delivery.unjudged(unit.channel, unit.text, unit.why_unjudged)
+            delivery.call(unit.call)
+        else:  # it left long ago, and now it stands
+            delivery.keep(unit)
+            delivery.settled(unit.start + len(unit.text))
+            return
+        if unit.passage is not None:
+            self._do(Record(StepReleased(unit.stage, self._now - unit.complete)))
+
+    def _end_excursion(self) -> None:
+        self.outcome.excursion_seconds += self._excursion.end(self._now)
 
     def _release_provisionally(self, asked: Unit, verdict: Verdict) -> None:
         """Let the words of an open step go, if its verdict, were it a true step's, would."""
@@ -383,7 +502,7 @@ class GuardedStream:
             return
         if text := self._units.let_out(asked):
             self._delivery.coverage(asked.channel).judged += len(text)
-            self._send(self._delivery.words(asked, text))
+            self._delivery.words(asked, text)
 
     # --- time -----------------------------------------------------------------------------
 
@@ -398,18 +517,42 @@ class GuardedStream:
             return None
         return units.since + self._policy.limits.provisional_after_seconds
 
-    def _take_effects(self, now: float) -> Sequence[Effect]:
+    # --- effects --------------------------------------------------------------------------
+
+    def _do(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def _take_effects(self) -> Sequence[Effect]:
         if not self._over:
-            self._schedule(now)
+            self._schedule()
         if not self._effects:
             return _NOTHING
+        if self.outcome.first_text_seconds is None and self._delivery.shown:
+            self.outcome.first_text_seconds = self._now - self._started
         effects, self._effects = self._effects, []
         return effects
 
-    def _schedule(self, now: float) -> None:
+    def _schedule(self) -> None:
         due = self._provisional_time()
         if (cap := self._excursion.deadline) is not None:
             due = cap if due is None else min(due, cap)
         if due is not None and (self._wake is None or due < self._wake):
-            self._wake = max(due, now)
-            self._effects.append(WakeAt(self._wake))
+            self._wake = max(due, self._now)
+            self._do(WakeAt(self._wake))
+
+
+def _of_text(delta: DeltaReceived) -> Sequence[TokenLogprob]:
+    """The log probabilities of the tokens that stand in the delta's text.
+
+    Others (control tokens, of a tag that a parser took out) show what no judge has seen.
+    """
+    return list(_found(delta.logprobs, delta.reasoning + delta.content))
+
+
+def _found(logprobs: Sequence[TokenLogprob], text: str) -> Iterator[TokenLogprob]:
+    at = 0
+    for entry in logprobs:
+        found = text.find(entry.token, at) if entry.token else -1
+        if found >= 0:
+            at = found + len(entry.token)
+            yield entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from monitors.formats import Format
+from monitors.formats import AUTO, Format
 from monitors.judges.base import Passage
 
 
@@ -35,4 +35,5 @@ class Task:
     stop: tuple[str, ...] = ()
     hide_reasoning: bool = False
     resume: ResumeMethod = ResumeMethod.REFUSE
-    format: Format = Format.AUTO
+    format: Format = AUTO
+    """How the upstream writes its thinking, as far as that is known."""

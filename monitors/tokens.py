@@ -1,5 +1,8 @@
 """Token accounting over the legs of one generation: what was delivered, what was thrown away.
 
+Log probabilities, where a client asked for them, wait here too: those of a delta's tokens leave
+once all its text has.
+
 The client's `usage` counts the prompt once and the completion tokens whose text it got. An aborted
 upstream request reports no final usage, so every delta's running count is remembered until the
 frontier has passed it. An upstream that reports none is counted in deltas with text, which vLLM
@@ -9,8 +12,11 @@ sends one per token.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
-from monitors.wire import TokensDetails, Usage
+from monitors.wire import TokenLogprob, TokensDetails, Usage
+
+_NO_LOGPROBS: Sequence[TokenLogprob] = ()
 
 
 class TokenLedger:
@@ -40,10 +46,11 @@ class TokenLedger:
     def _begin_leg(self) -> None:
         self._last: Usage | None = None
         self._deltas = 0
-        self._passed = (0, 0)  # the last mark that the frontier has passed
         self._characters = 0
         self._released = 0  # of these, how many the client has
-        self._marks: deque[tuple[int, int]] = deque()  # (characters so far, tokens so far)
+        # (characters so far, tokens so far, the last tokens' log probabilities)
+        self._marks: deque[tuple[int, int, Sequence[TokenLogprob]]] = deque()
+        self._passed = (0, 0, _NO_LOGPROBS)  # the last mark that the frontier has passed
 
     @property
     def generated(self) -> int:
@@ -57,30 +64,40 @@ class TokenLedger:
         """Completion tokens of earlier legs that were kept."""
         return self._kept
 
-    def delta(self, usage: Usage | None, characters: int) -> None:
+    def delta(
+        self,
+        usage: Usage | None,
+        characters: int,
+        logprobs: Sequence[TokenLogprob] = _NO_LOGPROBS,
+    ) -> None:
         """One delta came, with so many characters of text."""
         self._characters += characters
         if usage is not None:
             self._last = usage
-            if self._first:  # its last usage has the details
+            if self._first or self._prompt is None:  # the first leg's last usage has the details
                 self._prompt = usage
         elif characters:  # the role's and the finish reason's are no tokens
             self._deltas += 1
         if self._marks and self._marks[-1][0] == self._characters:
-            self._marks.pop()  # no text since: there is nothing between the two
-        self._marks.append((self._characters, self.generated))
+            earlier = self._marks.pop()[2]  # no text since: there is nothing between the two
+            logprobs = [*earlier, *logprobs] if earlier else logprobs
+        self._marks.append((self._characters, self.generated, logprobs))
 
-    def release(self, characters: int) -> None:
-        """So many more characters of the leg have left."""
+    def release(self, characters: int) -> Sequence[TokenLogprob]:
+        """So many more characters of the leg have left; return the log probabilities that may."""
         self._released += characters
         marks = self._marks
+        passed = _NO_LOGPROBS
         while marks and marks[0][0] <= self._released:
             self._passed = marks.popleft()
+            if self._passed[2]:
+                passed = [*passed, *self._passed[2]]
+        return passed
 
     def cut(self) -> None:
         """The leg ends where the client's text does; a delta delivered in part counts."""
         self.release(0)
-        characters, delivered = self._passed
+        characters, delivered, _ = self._passed
         if self._marks and self._released > characters:
             delivered = min(self._marks[0][1], delivered + 1)
         self.discarded += max(0, self.generated - delivered)
@@ -88,11 +105,17 @@ class TokenLedger:
         self._first = False
         self._begin_leg()
 
+    def so_far(self) -> Usage | None:
+        """The client's usage while the reply is under way."""
+        return self._usage(self._kept + self._passed[1])
+
     def total(self) -> Usage | None:
         """The client's usage; None where the upstream never reported any."""
+        return self._usage(self._kept + self.generated)
+
+    def _usage(self, completion: int) -> Usage | None:
         if self._prompt is None:
             return None
-        completion = self._kept + self.generated
         details = self._last.completion_tokens_details if self._last is not None else None
         if details is not None and details.reasoning_tokens is not None:
             details = TokensDetails(self._kept + details.reasoning_tokens)

@@ -3,6 +3,7 @@
 A unit is the smallest run of text that is scored and released, or discarded, as one.
 
     deltas -> reply parser -> stop strings -> pieces -> segmenter -> units
+           -> tool calls -----------------------------------------> units
 
 `read` and `close` go as far as pieces, which is all that mode off needs; `segment` and `rest` make
 units of them. One object serves one leg: after a correction a fresh one goes on where the client's
@@ -19,12 +20,15 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from monitors.formats import Channel, Piece, ReplyParser, WireField
+from monitors.events import ToolCall
+from monitors.formats import Channel, Format, Mark, Piece, ReplyParser, WireField
 from monitors.judges.base import Passage, Verdict
 from monitors.steps import Segmenter
 from monitors.stop import StopFilter
 from monitors.task import Task
 from monitors.taxonomy import Stage
+from monitors.tool_calls import ToolCalls, readable
+from monitors.wire import ToolDelta
 
 EARLIER_STEPS = 2
 """Context of a step; the embedded judge's window has no room for more."""
@@ -33,12 +37,13 @@ _STAGE = {
     Channel.REASONING: Stage.REASONING,
     Channel.ANSWER: Stage.ANSWER,
     Channel.UNPARSED: Stage.ANSWER,  # the stricter row: we do not know that it is thinking
+    Channel.TOOL_CALL: Stage.ANSWER,
 }
 
 
 @dataclass(slots=True, eq=False)
 class Unit:
-    """One step, whitespace between steps of different channels, or one tag."""
+    """One step, whitespace between steps of different channels, one tag, or one tool call."""
 
     channel: Channel
     field: WireField
@@ -52,6 +57,12 @@ class Unit:
     verdict: Verdict | None = None
     index: int = 0
     """Which step of the generation, once it is scored."""
+    mark: Mark | None = None
+    """What a tag does."""
+    call: ToolCall | None = None
+    """What `text` (name and arguments) is of."""
+    complete: float = 0.0
+    """When its last character came."""
 
     @property
     def stage(self) -> Stage:
@@ -89,6 +100,7 @@ class Units:
         "_start",
         "_stop",
         "_stop_channel",
+        "_tools",
         "asked",
         "closed",
         "generated",
@@ -106,6 +118,7 @@ class Units:
         self._parser = parser
         self._stop = StopFilter(task.stop) if task.stop else None
         self._stop_channel = Channel.ANSWER  # of the text that the filter holds back
+        self._tools = ToolCalls()
         self._segmenter = Segmenter()
         self._earlier = deque(earlier, maxlen=EARLIER_STEPS)
 
@@ -125,9 +138,33 @@ class Units:
         """The stop string that ended the answer."""
         return self._stop.matched if self._stop is not None else None
 
+    @property
+    def family(self) -> Format:
+        """How the thinking is written, as far as it is known."""
+        return self._parser.family
+
+    @property
+    def called(self) -> int:
+        """Characters of tool calls so far."""
+        return self._tools.fed
+
     def read(self, reasoning: str, content: str) -> Sequence[Piece]:
-        """Add one delta; return the pieces that are decided."""
+        """Add the text of one delta; return the pieces that are decided."""
         return self._count(self._parser.feed(reasoning, content))
+
+    def held_back(self) -> Sequence[Piece]:
+        """A tool call begins: text in which a tag might have begun is none."""
+        return () if self._parser.idle else self._count(self._parser.close())
+
+    def calls(self, fragments: Iterable[ToolDelta], now: float) -> Sequence[Unit]:
+        """Add the tool calls of one delta; return the units that it closes, oldest first."""
+        tools = self._tools
+        units = [] if tools.open else [*self.rest(now)]
+        before = tools.fed
+        for call in tools.feed(fragments):
+            units += self._close_call(call, now)
+        self.generated += tools.fed - before
+        return units
 
     def close(self) -> Sequence[Piece]:
         """The leg ended: return the pieces that were held back."""
@@ -154,7 +191,7 @@ class Units:
                 yield from self._held_back(stop)
                 text = piece.text
             if text:
-                yield Piece(piece.channel, piece.field, text)
+                yield Piece(piece.channel, piece.field, text, piece.mark)
         if self.closed:
             yield from self._held_back(stop)
 
@@ -169,23 +206,40 @@ class Units:
         channel = piece.channel
         units: Sequence[Unit] = ()
         if channel is not self._channel or piece.field is not self._field:
-            units = self.rest()
+            units = self.rest(now)
             self._channel, self._field = channel, piece.field
         if channel is Channel.MARKUP:
-            return [*units, Unit(channel, piece.field, piece.text, self._start)]
+            return [*units, Unit(channel, piece.field, piece.text, self._start, mark=piece.mark)]
         if steps := self._segmenter.feed(piece.text):
-            units = [*units, *map(self._close_step, steps)]
+            units = [*units, *(self._close_step(step, now) for step in steps)]
         self.since = now
         return units
 
-    def rest(self) -> Sequence[Unit]:
+    def rest(self, now: float) -> Sequence[Unit]:
         """The run of text ended: return what the open step, too, becomes."""
-        units = [self._close_step(step) for step in self._segmenter.close()]
+        units = [self._close_step(step, now) for step in self._segmenter.close()]
         self.since = None
         return units
 
-    def _close_step(self, text: str) -> Unit:
-        unit = Unit(self._channel, self._field, text, self._start)
+    def last(self, now: float) -> Sequence[Unit]:
+        """The leg ended: return what is open, a step or a tool call."""
+        units = [*self.rest(now)]
+        for call in self._tools.close():
+            units += self._close_call(call, now)
+        return units
+
+    def _close_call(self, call: ToolCall, now: float) -> Sequence[Unit]:
+        rest = self.rest(now)  # before it, should text and call be mixed
+        text = call.name + call.arguments
+        unit = Unit(Channel.TOOL_CALL, WireField.CONTENT, text, self._start)
+        unit.call, unit.complete = call, now
+        if passage := readable(call).strip():
+            unit.passage = Passage(Stage.ANSWER, passage, self._prompt, tuple(self._earlier))
+        self._start += len(text)
+        return [*rest, unit]
+
+    def _close_step(self, text: str, now: float) -> Unit:
+        unit = Unit(self._channel, self._field, text, self._start, complete=now)
         unit.released = min(len(text), self._released)
         if stripped := text.strip():
             unit.passage = self._passage(stripped)

@@ -20,6 +20,7 @@ from typing import Any
 
 from monitors.events import (
     AbortUpstream,
+    Begin,
     ClientLeft,
     DeltaReceived,
     Effect,
@@ -35,6 +36,7 @@ from monitors.events import (
     Resume,
     StepJudged,
     StepRecord,
+    StepReleased,
     TimePassed,
     UpstreamEnded,
     UpstreamFailed,
@@ -166,6 +168,8 @@ class Playbook:
         self.now = 0.0
         self.steps: list[StepRecord] = []
         self.wakes: list[float] = []
+        self.lags: list[StepReleased] = []
+        self.begun = False
         self._asked: list[int] = []
         self._done: list[Effect] = []
         self._note(self.stream.start(0.0))
@@ -204,6 +208,10 @@ class Playbook:
                 self.steps.append(effect.what)
             elif isinstance(effect, WakeAt):
                 self.wakes.append(effect.time)
+            elif isinstance(effect, Record) and isinstance(effect.what, StepReleased):
+                self.lags.append(effect.what)
+            elif isinstance(effect, Begin):
+                self.begun = True
             else:
                 self._done.append(effect)
                 if isinstance(effect, Judge):
@@ -306,7 +314,7 @@ def drive(
                 case Record(StepRecord() as step):
                     seen.steps.append(step)
                     seen.leg_steps[-1].append(step)
-                case Record():
+                case Record(Outcome()):
                     seen.outcomes += 1
             watch(seen)
 

@@ -37,9 +37,17 @@ def build_judges(names: Sequence[str], rules: Sequence[Rule] = ()) -> dict[str, 
 
 
 def build_panels(
-    stages: Mapping[Stage, tuple[str, ...]], rules: Sequence[Rule] = ()
+    stages: Mapping[Stage, tuple[str, ...]],
+    rules: Sequence[Rule] = (),
+    *,
+    known: Mapping[str, Judge] | None = None,
 ) -> dict[Stage, Panel]:
-    """The panel of each stage; stages with the same judges share one, its thread and its queue."""
-    judges = build_judges([name for names in stages.values() for name in names], rules)
+    """The panel of each stage; stages with the same judges share one, its thread and its queue.
+
+    `known`: judges to take instead of making them.
+    """
+    known = known or {}
+    names = [name for names in stages.values() for name in names]
+    judges = {**build_judges([name for name in names if name not in known], rules), **known}
     panels = {names: Panel([judges[name] for name in names]) for names in set(stages.values())}
     return {stage: panels[names] for stage, names in stages.items()}

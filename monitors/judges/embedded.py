@@ -207,10 +207,11 @@ class EmbeddedJudge:
         self.name = f"embedded@{version}"
         self.about = model.about
         self._model = model
-        self._cache = _WordCache(model)
+        self._words = _Words(model)
         self._alphabet = frozenset(model.alphabet)
-        # All steps of a generation share their request.
-        self._request_sums = lru_cache(_CACHED_REQUESTS)(self._sums)
+        # All steps of a generation share their request. Of no method of ours: in a cycle a retired
+        # judge's arrays would stay until all garbage is looked for.
+        self._request_sums = lru_cache(_CACHED_REQUESTS)(self._words.sums)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -243,7 +244,7 @@ class EmbeddedJudge:
         return Verdict(unsafe=unsafe, judge=self.name, scenarios=scenarios, ms=ms)
 
     def _worst(self, passage: Passage) -> tuple[float, Floats]:
-        logit, topics = self._sums(passage.text, HEADS[passage.stage, "text"])
+        logit, topics = self._words.sums(passage.text, HEADS[passage.stage, "text"])
         logit += float(self._model.bias[STAGES.index(passage.stage)])
         if passage.request and passage.stage is not Stage.INPUT:
             head = HEADS[passage.stage, "request"]
@@ -251,22 +252,8 @@ class EmbeddedJudge:
             logit, topics = logit + asked, topics + asked_topics
         return logit, topics
 
-    def _sums(self, text: str, head: int) -> tuple[float, Floats]:
-        """The text's worst window: its logit and its scenario logits."""
-        tokens = words(text)
-        found = [
-            self._cache.find(tokens[start : start + _BLOCK])
-            for start in range(0, max(1, len(tokens)), _BLOCK - WINDOW)
-        ]
-        scored = (
-            (_window(ids[start:end], vectors, hashes, self._model.unsafe, head))
-            for ids, vectors, hashes in found
-            for start, end in windows(len(ids))
-        )
-        return max(scored, key=lambda window: window[0])
 
-
-class _WordCache:
+class _Words:
     """Each word's hash and summed weights, computed once; cleared when full."""
 
     def __init__(self, model: Model) -> None:
@@ -281,7 +268,21 @@ class _WordCache:
         self._vectors = np.zeros((_CACHED_WORDS, width), np.float32)
         self._hashes = np.zeros(_CACHED_WORDS, np.uint32)
 
-    def find(self, tokens: Sequence[str]) -> tuple[NDArray[np.intp], Floats, Ids]:
+    def sums(self, text: str, head: int) -> tuple[float, Floats]:
+        """The text's worst window: its logit and its scenario logits."""
+        tokens = words(text)
+        found = [
+            self._find(tokens[start : start + _BLOCK])
+            for start in range(0, max(1, len(tokens)), _BLOCK - WINDOW)
+        ]
+        scored = (
+            (_window(ids[start:end], vectors, hashes, self._model.unsafe, head))
+            for ids, vectors, hashes in found
+            for start, end in windows(len(ids))
+        )
+        return max(scored, key=lambda window: window[0])
+
+    def _find(self, tokens: Sequence[str]) -> tuple[NDArray[np.intp], Floats, Ids]:
         """The row of each word, and the arrays that these rows index: weights and hashes."""
         with self._lock:
             new = [token for token in dict.fromkeys(tokens) if token not in self._rows]

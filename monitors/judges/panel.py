@@ -11,12 +11,12 @@ class Panel:
     """Asks every judge; a panel of one is that judge."""
 
     def __init__(self, judges: Sequence[Judge]) -> None:
-        self._judges = tuple(judges)
+        self.judges = tuple(judges)
         self.name = "+".join(judge.name for judge in judges)
 
     def score(self, passages: Sequence[Passage]) -> list[Verdict]:
         """One verdict per passage, in order."""
-        rows = [judge.score(passages) for judge in self._judges]
+        rows = [judge.score(passages) for judge in self.judges]
         if len(rows) == 1:
             return rows[0]
         return [Verdict.combined(self.name, verdicts) for verdicts in zip(*rows, strict=True)]

@@ -8,6 +8,9 @@ refusals.
 
 No passage holds up the others: a long one is judged in overlapping pieces, and its next piece goes
 behind whoever waits by then.
+
+Who says whose text it is (`owner`) is answered from memory where the judge has seen that owner's
+text before, and shares one judging with whoever of that owner asks the same meanwhile.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from types import TracebackType
 import structlog
 
 from monitors.judges.base import OVERLOAD, TIMEOUT, Judge, Passage, Verdict
+from monitors.judges.memory import Key, VerdictMemory, question_key
 from monitors.taxonomy import Stage
 
 log = structlog.get_logger(__name__)
@@ -43,31 +47,20 @@ of them the next piece of the same text sees again: more than a window or a phra
 Callback = Callable[[Verdict], None]
 
 
-@dataclass(slots=True, order=True)
-class _Job:
-    turn: float
-    order: int
-    piece: Passage = field(compare=False)  # to be judged next
-    rest: Iterator[Passage] = field(compare=False)
-    callback: Callback = field(compare=False)
-    submitted: float = field(compare=False)
-    timeout: float = field(compare=False)
-    until: asyncio.Event | None = field(compare=False)
-    timer: asyncio.TimerHandle | None = field(compare=False, default=None)
-    answered: bool = field(compare=False, default=False)
-    verdicts: list[Verdict] = field(compare=False, default_factory=list)
+@dataclass(slots=True)
+class _Asker:
+    """Who waits for one answer."""
+
+    callback: Callback
+    until: asyncio.Event | None
+    submitted: float
+    timer: asyncio.TimerHandle | None = None
+    answered: bool = False
 
     @property
     def over(self) -> bool:
-        """Whether it was answered (too late, perhaps), or nobody wants the answer any more."""
+        """Whether it was answered (too late, perhaps), or does not want the answer any more."""
         return self.answered or (self.until is not None and self.until.is_set())
-
-    def advance(self) -> bool:
-        """On to the next piece, if there is one."""
-        if self.over or (piece := next(self.rest, None)) is None:
-            return False
-        self.piece = piece
-        return True
 
     def answer(self, verdict: Verdict) -> None:
         if self.over:
@@ -81,12 +74,45 @@ class _Job:
             log.error("callback failed", judge=verdict.judge, error=type(error).__name__)
 
 
+@dataclass(slots=True, order=True)
+class _Job:
+    """One judging, for all who ask the same. Once it is over it stays so: nobody joins it then."""
+
+    turn: float
+    order: int
+    piece: Passage = field(compare=False)  # to be judged next
+    rest: Iterator[Passage] = field(compare=False)
+    timeout: float = field(compare=False)
+    key: Key | None = field(compare=False)
+    askers: list[_Asker] = field(compare=False)
+    verdicts: list[Verdict] = field(compare=False, default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return all(asker.over for asker in self.askers)
+
+    def advance(self) -> bool:
+        """On to the next piece; False where there is none."""
+        piece = next(self.rest, None)
+        if piece is not None:
+            self.piece = piece
+        return piece is not None
+
+    def answer(self, verdict: Verdict, done: float) -> None:
+        """Answer everybody, each with the time that it took for them (`done`: perf_counter)."""
+        for asker in tuple(self.askers):
+            asker.answer(replace(verdict, ms=(done - asker.submitted) * 1e3))
+
+
 class _Lane:
     """One judge, one thread, one queue."""
 
-    def __init__(self, judge: Judge, bound: int) -> None:
+    def __init__(self, judge: Judge, bound: int, memory: VerdictMemory | None) -> None:
         self.judge = judge
         self._bound = bound
+        self._memory = memory
+        self._open: dict[Key, _Job] = {}  # what others may join
         self._jobs: list[_Job] = []
         self._ready = asyncio.Event()
         self._handed: SimpleQueue[_Batch | None] = SimpleQueue()
@@ -95,17 +121,34 @@ class _Lane:
     def waiting(self) -> int:
         return len(self._jobs)
 
+    def join(self, key: Key, asker: _Asker) -> bool:
+        """Have the asker share the judging of the same question, where one is under way."""
+        job = self._open.get(key)
+        if job is None or job.over:
+            return False
+        job.askers.append(asker)
+        return True
+
     def submit(self, job: _Job) -> None:
         if len(self._jobs) >= self._bound:
             # Jobs that timed out stay in the heap until they surface: make room before refusing.
+            for over in [waiting for waiting in self._jobs if waiting.over]:
+                self._close(over)
             self._jobs = [waiting for waiting in self._jobs if not waiting.over]
             heapq.heapify(self._jobs)
         if len(self._jobs) >= self._bound:
             # Not at once: the caller is still doing what made it submit.
             overload = Verdict.of_unknown(self.judge.name, OVERLOAD)
-            asyncio.get_running_loop().call_soon(job.answer, overload)
+            asyncio.get_running_loop().call_soon(job.askers[0].answer, overload)
             return
+        if job.key is not None:
+            self._open[job.key] = job
         self._push(job)
+
+    def _close(self, job: _Job) -> None:
+        """Nobody joins it any more."""
+        if job.key is not None and self._open.get(job.key) is job:
+            del self._open[job.key]
 
     def _push(self, job: _Job) -> None:
         heapq.heappush(self._jobs, job)
@@ -130,24 +173,33 @@ class _Lane:
                 done = perf_counter()
                 for job, verdict in zip(batch, verdicts, strict=True):
                     job.verdicts.append(verdict)
-                    if job.advance():
+                    if not job.advance():
+                        self._finish(job, done)
+                    elif job.over:
+                        self._close(job)
+                    else:
                         job.turn = loop.time() + job.timeout
                         self._push(job)
-                        continue
-                    one = len(job.verdicts) == 1
-                    whole = verdict if one else Verdict.combined(self.judge.name, job.verdicts)
-                    job.answer(replace(whole, ms=(done - job.submitted) * 1e3))
         finally:
             self._handed.put(None)
             for job in [*batch, *self._jobs]:
-                job.answer(Verdict.of_unknown(self.judge.name, "shutdown"))
+                job.answer(Verdict.of_unknown(self.judge.name, "shutdown"), perf_counter())
+
+    def _finish(self, job: _Job, done: float) -> None:
+        """The whole text is judged: remember that, also where it came too late for who asked."""
+        first, *more = job.verdicts
+        verdict = Verdict.combined(self.judge.name, job.verdicts) if more else first
+        self._close(job)
+        if job.key is not None and self._memory is not None:
+            self._memory.keep(job.key, verdict)
+        job.answer(verdict, done)
 
     def _next_batch(self) -> list[_Job]:
         batch: list[_Job] = []
         room = PIECE
         while self._jobs and len(batch) < BATCH:
             if self._jobs[0].over:
-                heapq.heappop(self._jobs)
+                self._close(heapq.heappop(self._jobs))
                 continue
             room -= len(self._jobs[0].piece.text)
             if batch and room < 0:
@@ -216,17 +268,30 @@ class JudgeService:
     """An async context manager around the judges of the stages; `submit` never blocks."""
 
     def __init__(
-        self, judges: Mapping[Stage, Judge], *, timeout: float, bound: int = QUEUE_BOUND
+        self,
+        judges: Mapping[Stage, Judge],
+        *,
+        timeout: float,
+        bound: int = QUEUE_BOUND,
+        memory: VerdictMemory | None = None,
     ) -> None:
         """`timeout` in seconds from submission to verdict."""
-        self._judges, self._timeout, self._bound = judges, timeout, bound
+        self._judges, self._timeout, self._bound, self._memory = judges, timeout, bound, memory
+        self.asked = 0
+        """Passages submitted."""
+        self.remembered = 0
+        """Of those: answered from memory."""
+        self.shared = 0
+        """Of those: answered by a judging that was under way."""
         self._lanes: dict[Stage, _Lane] = {}
         self._order = 0
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> JudgeService:
-        lanes = {id(judge): _Lane(judge, self._bound) for judge in self._judges.values()}
+        lanes = {
+            id(judge): _Lane(judge, self._bound, self._memory) for judge in self._judges.values()
+        }
         self._lanes = {stage: lanes[id(judge)] for stage, judge in self._judges.items()}
         await self._group.__aenter__()
         self._tasks = [self._group.create_task(lane.run()) for lane in lanes.values()]
@@ -248,20 +313,37 @@ class JudgeService:
         return sum({id(lane): lane.waiting for lane in self._lanes.values()}.values())
 
     def submit(
-        self, passage: Passage, callback: Callback, *, until: asyncio.Event | None = None
+        self,
+        passage: Passage,
+        callback: Callback,
+        *,
+        until: asyncio.Event | None = None,
+        owner: str | None = None,
     ) -> None:
-        """Have a passage judged; `callback` is called on the event loop, exactly once.
+        """Have a passage judged; `callback` is called on the event loop later, exactly once.
 
-        Once `until` is set nobody wants the verdict: it is not called, and what waits is dropped.
+        Once `until` is set this caller does not want the verdict: `callback` is not called, and
+        what nobody else waits for is dropped. `owner`: under whom the verdict is remembered.
         """
         loop = asyncio.get_running_loop()
         lane = self._lanes[passage.stage]
-        self._order += 1
-        now = loop.time()
-        rest, timeout = _pieces(passage), self._timeout
-        job = _Job(
-            now + timeout, self._order, next(rest), rest, callback, perf_counter(), timeout, until
-        )
+        asker = _Asker(callback, until, perf_counter())
+        self.asked += 1
+        key = None if owner is None else question_key(lane.judge.name, owner, passage)
+        if (known := self._known(key)) is not None:
+            self.remembered += 1
+            loop.call_soon(asker.answer, known)
+            return
+        timeout = self._timeout
+        deadline = loop.time() + timeout
         late = Verdict.of_unknown(lane.judge.name, TIMEOUT, timeout * 1e3)
-        job.timer = loop.call_at(job.turn, job.answer, late)
-        lane.submit(job)
+        asker.timer = loop.call_at(deadline, asker.answer, late)
+        if key is not None and lane.join(key, asker):
+            self.shared += 1
+            return
+        self._order += 1
+        rest = _pieces(passage)
+        lane.submit(_Job(deadline, self._order, next(rest), rest, timeout, key, [asker]))
+
+    def _known(self, key: Key | None) -> Verdict | None:
+        return self._memory.get(key) if key is not None and self._memory is not None else None

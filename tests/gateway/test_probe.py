@@ -16,7 +16,7 @@ from gateway.simulate import SimulatorOptions, simulator
 from gateway.state import Probes
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
-from monitors.formats import Format
+from monitors.formats import AUTO, SEPARATED, THINK, THINK_OPEN, Format
 from monitors.task import ResumeMethod
 from tests.gateway.harness import (
     BREAD,
@@ -61,9 +61,9 @@ async def test_it_chooses_how_to_resume(
 @pytest.mark.parametrize(
     ("field", "format_"),
     [
-        ("reasoning", Format.SEPARATED),
-        ("reasoning_content", Format.SEPARATED),
-        ("inline", Format.THINK),
+        ("reasoning", SEPARATED),
+        ("reasoning_content", SEPARATED),
+        ("inline", THINK),
     ],
 )
 async def test_it_finds_the_reasoning_format(field: Any, format_: Format) -> None:
@@ -140,9 +140,9 @@ def test_garbage_while_probing_leaves_the_gateway_up(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("content", "format_"),
     [
-        ("Paris, I think.</think>It is Paris.", Format.THINK_OPEN),
-        ("<think>Paris.</think>It is Paris.", Format.THINK),
-        ("I say <think> and </think> now.", Format.AUTO),
+        ("Paris, I think.</think>It is Paris.", THINK_OPEN),
+        ("<think>Paris.</think>It is Paris.", THINK),
+        ("I say <think> and </think> now.", AUTO),
     ],
 )
 async def test_a_block_that_the_template_opened_shows_at_its_end(
@@ -200,11 +200,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names probed; a model of any name is there, but for `gone`."""
     names: list[str] = []
 
-    async def probed(_: Upstream, model: str) -> ProbeReport:
+    async def probed(_: Upstream, model: str, told: Format | None) -> ProbeReport:
         names.append(model)
         if model == "gone":
             raise UpstreamHTTPError(404, "The model `gone` does not exist", "t")
-        return ProbeReport(model, ResumeMethod.CONTINUE, Format.AUTO)
+        return ProbeReport(model, ResumeMethod.CONTINUE, AUTO)
 
     monkeypatch.setattr("gateway.state.probe", probed)
     monkeypatch.setattr("gateway.state.RETRY_SECONDS", 0)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from blockbuster import blockbuster_ctx
 
-from gateway.state import TRIAL
+from gateway.guards import TRIAL
 from monitors.events import Recorded, StepRecord
 from monitors.judges.base import Passage, Verdict
 from monitors.taxonomy import Stage
@@ -187,7 +187,7 @@ def test_a_generation_that_takes_too_long_is_a_504(
             yield chunk(reasoning=f"{FIRST} ")
             time.sleep(0.05)
 
-    monkeypatch.setattr("gateway.relay.GENERATION_SECONDS", 0.5)
+    monkeypatch.setattr("monitors.generation.GENERATION_SECONDS", 0.5)
     gate, upstream = bad
     upstream.dropped.clear()
     upstream._script = dripping

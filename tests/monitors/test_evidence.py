@@ -91,6 +91,17 @@ def test_of_two_rules_the_one_that_stops_counts() -> None:
     assert Evidence(policy()).weigh(BOTH, R).scenario is Scenario.FRAUD
 
 
+def test_priming_for_one_harm_hides_no_other_that_is_refused() -> None:
+    rows = {"fraud": {"input": "prime"}, "weapons": {"input": "refuse"}}
+    rules = Verdict(1.0, "rules", {Scenario.FRAUD: 1.0, Scenario.WEAPONS: 1.0})
+    assert weigh_input(policy(rows), [rules])[::2] == (Action.REFUSE, Scenario.WEAPONS)
+    primed = Verdict(1.0, "rules", {Scenario.FRAUD: 1.0})
+    assert weigh_input(policy(rows), [primed])[::2] == (Action.PRIME, Scenario.FRAUD)
+    for order in (1, -1):
+        both = Verdict.combined("panel", [BLIND, primed][::order])
+        assert weigh_input(policy(rows), [both])[::3] == (Action.REFUSE, "unknown")
+
+
 def test_harm_without_a_name_is_ruled_by_the_default_row() -> None:
     rows = {"default": {"input": "flag", "reasoning": "flag", "answer": "flag"}}
     evidence = fed(Evidence(policy({**rows, "fraud": {"reasoning": "refuse"}})), 1.0)

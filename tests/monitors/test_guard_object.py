@@ -7,7 +7,8 @@ import json
 import msgspec
 from typer.testing import CliRunner
 
-from monitors.events import Coverage, Outcome
+from monitors.events import Coverage, Outcome, Retraction
+from monitors.formats import WireField
 from monitors.guard_object import guard_object
 from monitors.policy_commands import policy
 from monitors.taxonomy import Action, Mode, Scenario, Stage
@@ -17,6 +18,7 @@ REFUSED = Outcome(
     stage=Stage.REASONING,
     scenario=Scenario.FRAUD,
     reason="threshold",
+    retract=[Retraction(WireField.CONTENT, 2, 3)],
     coverage={"reasoning": Coverage(5, 4, 3, {"unknown": 1})},
 )
 
@@ -27,11 +29,12 @@ def shown(mode: Mode = Mode.ENFORCE, *, images: int = 0, detail: bool = False) -
 
 
 def test_by_default_it_is_no_oracle() -> None:
-    assert shown() == {"action": "refuse", "id": "r"}
+    erase = [{"field": "content", "start": 2, "end": 3}]
+    assert shown() == {"action": "refuse", "id": "r", "retract": erase}
 
 
 def test_images_are_said_to_be_unjudged() -> None:
-    assert shown(images=2) == {"action": "refuse", "id": "r", "images": "unjudged"}
+    assert shown(images=2)["images"] == "unjudged"
 
 
 def test_shadow_mode_shows_what_was_done() -> None:
@@ -43,7 +46,7 @@ def test_detail_has_every_property_of_the_schema() -> None:
     printed = CliRunner().invoke(policy, ["schema", "--of", "guard"])
     properties = json.loads(printed.stdout)["$defs"]["GuardObject"]["properties"]
     detailed = shown(images=1, detail=True)
-    assert detailed.keys() == properties.keys()
+    assert detailed.keys() == properties.keys() - {"choices"}  # of several
     assert detailed["category"] == "fraud"
     assert detailed["coverage"] == {
         "reasoning": {

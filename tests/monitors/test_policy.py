@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from monitors.errors import PolicyError
-from monitors.policy import Policy, explain
+from monitors.policy import Input, Policy, explain
 from monitors.policy_commands import policy as policy_app
 from monitors.policy_file import load_policy, parse_policy, policy_schema
-from monitors.taxonomy import CONTESTED, Action, Mode, Scenario, Stage
+from monitors.taxonomy import CONTESTED, Action, Mode, ReleaseMode, Scenario, Stage
 from monitors.wording import LANGUAGES, refusal, safety_thought
 
 POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
@@ -49,7 +49,9 @@ def test_a_minimal_file_has_documented_defaults() -> None:
     assert (policy.evidence.drift, policy.evidence.clip, policy.evidence.restart) == (0.5, 2.0, 0.5)
     assert (policy.caps.excursion_steps, policy.caps.on_cap) == (12, "refuse")
     assert policy.limits.keep_alive_seconds == 10.0
-    assert (policy.reasoning.emit, policy.input.refuse_as) == ("upstream", "message")
+    assert (policy.release, policy.reasoning.emit) == (ReleaseMode.HOLD, "upstream")
+    assert policy.input == Input(scope="all", wait="beside", refuse_as="message")
+    assert policy.reply.top_logprobs == "refuse"
     assert [policy.threshold(None, stage) for stage in Stage] == [0.5, 1.0, 1.4]
     assert all(policy.unknown_is_closed(s) and policy.overload_is_closed(s) for s in Stage)
     assert (policy.rules, policy.warnings) == ((), ())
@@ -77,13 +79,32 @@ scenarios:
     assert [policy.threshold(None, s) for s in Stage] == [0.6, 4.0, 1.4]
 
 
-def test_correct_at_the_answer_stage_means_refuse_and_says_so() -> None:
-    policy = parse(MINIMAL.replace("answer: refuse", "answer: correct"))
-    assert policy.action(None, Stage.ANSWER) is Action.REFUSE
-    assert policy.warnings == (
-        "p.yaml:2: scenarios.default.answer: `correct` means `refuse` here in this version",
+def test_an_answer_can_be_corrected_and_a_request_primed() -> None:
+    policy = parse(MINIMAL.replace("answer: refuse", "answer: correct").replace("flag", "prime"))
+    assert policy.action(None, Stage.ANSWER) is Action.CORRECT
+    assert policy.action(None, Stage.INPUT) is Action.PRIME
+    assert policy.warnings == ()
+    answer, request = (explain(policy, None, stage) for stage in (Stage.ANSWER, Stage.INPUT))
+    assert "2 at most, and none once a part of the answer has left; then refuse" in answer
+    assert "prime  [scenarios.default.input, line 2]" in request
+    for text in (answer, request):
+        assert policy.safety_thought(None, "en") in text
+    assert "corrections" not in request
+
+
+def test_a_file_says_how_text_leaves_and_what_is_judged_of_a_request() -> None:
+    policy = parse(
+        MINIMAL + "release: live\ninput: {scope: latest_turn, wait: before}\n"
+        "reasoning: {emit: field}\nreply: {top_logprobs: allow}\n"
     )
-    assert "correct (means `refuse` in this version)" in explain(policy, None, Stage.ANSWER)
+    assert (policy.release, policy.reasoning.emit) == (ReleaseMode.LIVE, "field")
+    assert (policy.input.scope, policy.input.wait) == ("latest_turn", "before")
+    assert policy.reply.top_logprobs == "allow"
+    request = explain(policy, None, Stage.INPUT)
+    assert "the latest turn, and what is in no turn" in request
+    assert "before" in request
+    assert "at a cap" in explain(parse(MINIMAL), None, Stage.ANSWER)
+    assert "at a cap" not in explain(policy, None, Stage.ANSWER)
 
 
 def test_wording_most_specific_wins_and_unknown_languages_get_english() -> None:
@@ -222,9 +243,12 @@ BAD: list[tuple[str, str, list[str]]] = [
         ["p.yaml:3: mode: `on` is not allowed; allowed: enforce, shadow, off"],
     ),
     (
-        "live",
-        MINIMAL + "release: live\n",
-        ["p.yaml:3: release: `live` comes with a later version; allowed: hold"],
+        "release",
+        MINIMAL + "release: late\ninput: {scope: last}\n",
+        [
+            "p.yaml:3: release: `late` is not allowed; allowed: hold, live",
+            "p.yaml:4: input.scope: `last` is not allowed; allowed: all, latest_turn",
+        ],
     ),
     (
         "judges",
@@ -279,11 +303,12 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "input actions",
         "name: x\nscenarios:\n"
-        "  default: {input: prime, reasoning: flag, answer: flag}\n  fraud: {input: correct}\n",
+        "  default: {input: correct, reasoning: flag, answer: flag}\n  fraud: {answer: prime}\n",
         [
-            "p.yaml:3: scenarios.default.input: `prime` comes with the input stage in a later "
-            "version; allowed: allow, flag, refuse",
-            "p.yaml:4: scenarios.fraud.input: `correct` comes with the input stage in a later",
+            "p.yaml:3: scenarios.default.input: there is nothing to `correct` at the input; "
+            "`prime` has the model begin safe; allowed: allow, flag, prime, refuse",
+            "p.yaml:4: scenarios.fraud.answer: only the input can `prime`; `correct` steers back "
+            "what is generated; allowed: allow, flag, correct, refuse",
         ],
     ),
     (
@@ -488,12 +513,28 @@ def test_no_edit_of_a_real_file_raises_anything_else(start: int, cut: int, text:
             + "rules: [{name: a, literal: t, scenario: fraud, stages: [reasoning]}]\n",
             "p.yaml:4: rules.0: no effect: `fraud` is allowed",
         ),
+        (
+            MINIMAL + "release: live\n",
+            "p.yaml:3: release: `live`: what leaves before its verdict is not held back, only",
+        ),
+        (
+            "release: live\n" + MINIMAL.replace("answer: refuse", "answer: correct"),
+            "p.yaml:3: scenarios.default.answer: `correct` refuses here with `release: live`",
+        ),
+        (
+            MINIMAL + "reasoning: {emit: hidden}\ncorrection: {show_thought: true}\n",
+            "p.yaml:4: correction.show_thought: no effect: `reasoning.emit` hides all thinking",
+        ),
+        (
+            MINIMAL + "reply: {top_logprobs: allow}\n",
+            "p.yaml:3: reply.top_logprobs: alternatives to the tokens leave unjudged",
+        ),
     ],
 )
 def test_what_is_odd_but_has_a_meaning_is_a_warning(text: str, warning: str) -> None:
     found = parse(text).warnings
     assert found
-    assert found[0].startswith(warning), found
+    assert found[-1].startswith(warning), found
 
 
 # --- what is shipped, and the schema ---------------------------------------------------------
@@ -507,7 +548,7 @@ def test_shipped_policies_load_without_a_warning_and_protect(name: str) -> None:
     assert policy.threshold(Scenario.CHILD_SAFETY, Stage.ANSWER) < policy.threshold(
         None, Stage.ANSWER
     )
-    assert policy.action(Scenario.SELF_HARM, Stage.INPUT) is Action.FLAG
+    assert policy.action(Scenario.SELF_HARM, Stage.INPUT) in (Action.FLAG, Action.PRIME)
     for scenario in CONTESTED:
         assert policy.action(scenario, Stage.ANSWER) is not Action.REFUSE
         assert policy.action(scenario, Stage.INPUT) is not Action.REFUSE
@@ -554,7 +595,8 @@ def test_schema_accepts_shipped_policies(name: str) -> None:
     content = load_policy(POLICIES / f"{name}.yaml").content
     assert conforms(content, schema, schema)
     assert not conforms({**content, "mod": "x"}, schema, schema)
-    assert not conforms({**content, "release": "live"}, schema, schema)
+    assert conforms({**content, "release": "live"}, schema, schema)
+    assert not conforms({**content, "release": "late"}, schema, schema)
 
 
 # --- the command line ------------------------------------------------------------------------

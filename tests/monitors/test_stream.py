@@ -15,7 +15,7 @@ from monitors.events import (
     Restart,
     Resume,
 )
-from monitors.formats import Format
+from monitors.formats import AUTO, SEPARATED, THINK_OPEN, Format
 from monitors.judges.base import OVERLOAD, Passage, Verdict
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Scenario, Stage
@@ -190,7 +190,8 @@ def test_an_inline_upstream_resumes_inside_the_block() -> None:
     )
     play << AbortUpstream(0) << Resume(1, f"<think>\n{THOUGHT}", 1)
     play >> said(f"{FINE}</think>OK.", 1) << asks(FINE) >> judged(0.01)
-    play << says("\n" + FINE) << says("</think>")
+    play << says("\n" + FINE) >> ended(1) << asks("OK.") >> judged(0.01)
+    play << says("</think>") << says("OK.")
     assert play.stream.outcome.coverage["reasoning"].judged
 
 
@@ -207,7 +208,7 @@ def test_restart_asks_anew_and_goes_on_in_the_clients_open_block() -> None:
     )
     play << AbortUpstream(0) << Restart(1, THOUGHT, 1)
     play >> said(f"<think>{FINE}</think>", 1) << asks(FINE) >> judged(0.01)
-    play << says("\n" + FINE) << says("</think>")
+    play << says("\n" + FINE) >> ended(1) << says("</think>")
 
 
 def test_an_upstream_that_cannot_resume_is_refused() -> None:
@@ -235,7 +236,7 @@ def refused(play: Playbook, lead: str) -> None:
 
 
 def test_a_refusal_takes_the_place_of_an_answer() -> None:
-    play = Playbook(task=replace(TASK, format=Format.SEPARATED)) >> said(BAD + "\n")
+    play = Playbook(task=replace(TASK, format=SEPARATED)) >> said(BAD + "\n")
     play << Open() << asks(BAD.strip()) >> judged(1.0)
     refused(play, "")
 
@@ -246,7 +247,7 @@ def test_a_refusal_behind_released_answer_text_starts_a_paragraph() -> None:
     refused(play, "\n\n")
 
 
-@pytest.mark.parametrize(("opener", "known"), [("<Think>", Format.AUTO), ("", Format.THINK_OPEN)])
+@pytest.mark.parametrize(("opener", "known"), [("<Think>", AUTO), ("", THINK_OPEN)])
 def test_a_refusal_in_an_open_inline_block_closes_it(opener: str, known: Format) -> None:
     play = Playbook(task=Task("How?", format=known)) >> said(f"{opener}{FINE}{BAD}\n") << Open()
     play << asks(FINE) << asks(BAD.strip())
@@ -406,7 +407,7 @@ def test_a_forced_cut_before_what_left_provisionally_sends_nothing_twice() -> No
 
 # --- stop strings -----------------------------------------------------------------------------
 
-STOPPING = replace(TASK, stop=("STOP",), format=Format.SEPARATED)
+STOPPING = replace(TASK, stop=("STOP",), format=SEPARATED)
 
 
 def test_a_stop_string_ends_the_answer_though_split_over_deltas() -> None:

@@ -25,7 +25,7 @@ from monitors.events import (
     UpstreamEnded,
     UpstreamFailed,
 )
-from monitors.formats import Format
+from monitors.formats import FORMATS
 from monitors.judges.base import OVERLOAD, Passage, Verdict
 from monitors.policy import Policy
 from monitors.stream import GuardedStream
@@ -165,7 +165,9 @@ def scripts(*modes: str) -> st.SearchStrategy[Script]:
         stop=st.sampled_from([(), ("STOP", "TOPPLE")]),
         hide_reasoning=st.booleans(),
         resume=st.sampled_from([ResumeMethod.CONTINUE] * 3 + [ResumeMethod.RESTART]),
-        format=st.sampled_from(Format),
+        format=st.sampled_from(
+            [FORMATS[name] for name in ("auto", "separated", "think", "think-open")]
+        ),
     )
     return st.builds(
         Script,

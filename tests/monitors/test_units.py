@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from monitors.formats import Channel, Format, ReplyParser
+from monitors.formats import SEPARATED, Channel, ReplyParser
 from monitors.taxonomy import Stage
 from monitors.units import Unit, Units
 from tests.playbook import TASK
@@ -13,7 +13,7 @@ from tests.playbook import TASK
 def units_of(units: Units, *contents: str) -> list[Unit]:
     done = [u for c in contents for p in units.read("", c) for u in units.segment(p, 0.0)]
     done += [u for p in units.close() for u in units.segment(p, 0.0)]
-    return [*done, *units.rest()]
+    return [*done, *units.rest(0.0)]
 
 
 def test_units_are_the_text_and_know_where_they_stand() -> None:
@@ -29,19 +29,19 @@ def test_units_are_the_text_and_know_where_they_stand() -> None:
 
 
 def test_nothing_behind_a_stop_string_becomes_a_unit() -> None:
-    units = Units(replace(TASK, stop=("STOP",)), ReplyParser(Format.SEPARATED))
+    units = Units(replace(TASK, stop=("STOP",)), ReplyParser(SEPARATED))
     assert [u.text for u in units_of(units, "Yes. ST", "OP no")] == ["Yes. "]
     assert units.stopped == "STOP"
 
 
 def test_words_that_were_let_out_are_not_let_out_again() -> None:
-    units = Units(TASK, ReplyParser(Format.SEPARATED))
+    units = Units(TASK, ReplyParser(SEPARATED))
     for piece in units.read("", "The sky is bl"):
         units.segment(piece, 1.0)
     (words,) = units.ask(3.0)
     assert (words.text, units.since) == ("The sky is", 3.0)
     assert (units.let_out(words), units.let_out(words)) == ("The sky is", "")
     assert units.ask(4.0) == ()
-    (step,) = units.rest()
+    (step,) = units.rest(0.0)
     assert (step.text, step.released) == ("The sky is bl", len("The sky is"))
     assert units.let_out(words) == ""

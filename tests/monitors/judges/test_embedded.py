@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 from time import perf_counter
 
@@ -210,3 +212,16 @@ def test_unknown_name_lists_what_is_allowed() -> None:
 def test_build_judges_makes_each_once() -> None:
     judges = build_judges(["constant", "rules", "constant"])
     assert list(judges) == ["constant", "rules"]
+
+
+def test_a_judge_that_nobody_needs_is_freed_at_once() -> None:
+    """A policy's reload retires it: no search for garbage should be needed for its arrays."""
+    retired = EmbeddedJudge.load()
+    score(retired, HARMFUL, request=HARMLESS)
+    known = weakref.ref(retired)
+    gc.disable()
+    try:
+        del retired
+        assert known() is None
+    finally:
+        gc.enable()

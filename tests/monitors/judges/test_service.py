@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from monitors.judges.base import OVERLOAD, TIMEOUT, Passage, Verdict
+from monitors.judges.memory import VerdictMemory
 from monitors.judges.service import BATCH, OVERLAP, PIECE, JudgeService
-from monitors.taxonomy import Stage
+from monitors.taxonomy import Scenario, Stage
 
 pytestmark = pytest.mark.usefixtures("no_hanging_thread")
 
@@ -338,3 +339,203 @@ async def test_shutdown_answers_everybody_at_once() -> None:
         submit(running, answers, "waits")
     found = await answers.all(2)
     assert {verdict.reason for verdict in found.values()} == {"shutdown"}
+
+
+# --- one owner's text is judged once ---------------------------------------------------------
+
+
+def remembering(judge: Any, **options: Any) -> JudgeService:
+    return JudgeService(
+        dict.fromkeys(Stage, judge), memory=VerdictMemory(), **{"timeout": 10.0, **options}
+    )
+
+
+def ask(
+    running: JudgeService,
+    answers: Answers,
+    name: str,
+    text: str,
+    owner: str | None = "alice",
+    until: asyncio.Event | None = None,
+) -> None:
+    running.submit(passage(text), answers.of(name), owner=owner, until=until)
+
+
+def judged(judge: Gated) -> list[str]:
+    return [text for batch in judge.batches for text in batch]
+
+
+async def test_an_owners_text_is_judged_once_and_then_remembered() -> None:
+    verdict = Verdict(0.3, "g", {Scenario.OTHER: 0.2}, ms=5.0)
+    judge, answers = gated(is_open=True, verdict=lambda _: verdict), Answers()
+    async with remembering(judge) as running:
+        ask(running, answers, "first", "text")
+        first = (await answers.all(1))["first"]
+        ask(running, answers, "again", "text")
+        assert "again" not in answers.by_text, "answered inside submit"
+        again = (await answers.all(2))["again"]
+        assert (running.asked, running.remembered, running.shared) == (2, 1, 0)
+    assert judged(judge) == ["text"]
+    assert (again.unsafe, again.scenarios, again.judge) == (0.3, verdict.scenarios, "g")
+    assert (again.ms, first.ms > 0) == (0.0, True)
+
+
+async def test_memory_is_of_the_owner_and_of_the_whole_question() -> None:
+    judge, answers = gated(is_open=True), Answers()
+    asked = [
+        Passage(Stage.INPUT, "ab"),
+        Passage(Stage.ANSWER, "ab"),
+        Passage(Stage.ANSWER, "ab", "c"),
+        Passage(Stage.ANSWER, "a", "bc"),
+        Passage(Stage.ANSWER, "ab", "", ("c",)),
+        Passage(Stage.ANSWER, "ab", "", ("c", "")),
+    ]
+    async with remembering(judge) as running:
+        count = 0
+        for owner in ("alice", "bob", None, None):
+            for one in asked:
+                count += 1
+                running.submit(one, answers.of(f"{count}"), owner=owner)
+                await answers.all(count)
+        assert running.remembered == 0
+    assert len(judged(judge)) == count
+
+
+async def test_another_judge_or_version_is_another_question() -> None:
+    memory, answers = VerdictMemory(), Answers()
+    for number, name in enumerate(["one@1", "one@2", "one@1"]):
+        judge = gated(is_open=True, name=name)
+        async with JudgeService(dict.fromkeys(Stage, judge), timeout=10, memory=memory) as running:
+            ask(running, answers, str(number), "text")
+            await answers.all(number + 1)
+        assert judged(judge) == ([] if number == 2 else ["text"])
+
+
+@pytest.mark.parametrize("reason", ["failed", "unreadable", "nonsense"])
+async def test_what_a_judge_could_not_tell_is_asked_again(reason: str) -> None:
+    unknown = Verdict.of_unknown("g", reason)
+    certain = Verdict.combined("g", [Verdict(1.0, "rules"), unknown])
+    judge, answers = (
+        gated(is_open=True, verdict=lambda p: certain if p.text else unknown),
+        Answers(),
+    )
+    async with remembering(judge) as running:
+        for number, text in enumerate(["", "", "certain", "certain"]):
+            ask(running, answers, str(number), text)
+            await answers.all(number + 1)
+        assert running.remembered == 0
+    assert len(judged(judge)) == 4
+
+
+async def test_the_least_recently_used_verdict_makes_room() -> None:
+    judge, answers, memory = gated(is_open=True), Answers(), VerdictMemory(2)
+    async with JudgeService(dict.fromkeys(Stage, judge), timeout=10, memory=memory) as running:
+        for number, text in enumerate("abacab"):
+            ask(running, answers, str(number), text)
+            await answers.all(number + 1)
+        assert len(memory) == 2
+    assert judged(judge) == ["a", "b", "c", "b"]
+
+
+async def test_who_asks_the_same_at_once_shares_one_judging() -> None:
+    judge, answers = gated(), Answers()
+    async with remembering(judge) as running:
+        ask(running, answers, "one", "text")
+        await taken(judge)
+        for name in ("two", "three"):
+            ask(running, answers, name, "text")
+        ask(running, answers, "bob's", "text", "bob")
+        judge.gate.set()
+        found = await answers.all(4)
+        assert (running.asked, running.shared, running.remembered) == (4, 2, 0)
+    assert judged(judge) == ["text", "text"]
+    assert all(verdict.unsafe == 0.0 and verdict.ms > 0 for verdict in found.values())
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_the_first_asker_may_leave_and_the_others_are_answered(begun: bool) -> None:
+    judge, answers, gone = gated(), Answers(), asyncio.Event()
+    async with remembering(judge) as running:
+        if not begun:
+            ask(running, answers, "ahead", "ahead")
+            await taken(judge)
+        ask(running, answers, "first", "text", until=gone)
+        if begun:
+            await taken(judge)
+        ask(running, answers, "second", "text")
+        gone.set()
+        judge.gate.set()
+        await answers.all(1 if begun else 2)
+    assert "first" not in answers.by_text
+    assert judged(judge).count("text") == 1
+
+
+async def test_when_all_have_left_who_comes_is_judged_anew() -> None:
+    judge, answers, gone = gated(), Answers(), asyncio.Event()
+    async with remembering(judge) as running:
+        ask(running, answers, "ahead", "ahead")
+        await taken(judge)
+        for name in ("first", "second"):
+            ask(running, answers, name, "text", until=gone)
+        gone.set()
+        ask(running, answers, "third", "text")
+        judge.gate.set()
+        await answers.all(2)
+    assert set(answers.by_text) == {"ahead", "third"}
+    assert judged(judge) == ["ahead", "text"]
+
+
+async def test_each_asker_has_its_own_time_out_and_the_verdict_serves_the_next() -> None:
+    judge, answers = gated(), Answers()
+    async with remembering(judge, timeout=0.05) as running:
+        ask(running, answers, "hasty", "text")
+        await taken(judge)
+        running._timeout = 10.0
+        ask(running, answers, "patient", "text")
+        assert (await answers.all(1))["hasty"].reason == TIMEOUT
+        judge.gate.set()
+        found = await answers.all(2)
+        ask(running, answers, "later", "text")
+        found = await answers.all(3)
+        assert running.remembered == 1
+    assert [found[name].unsafe for name in ("hasty", "patient", "later")] == [None, 0.0, 0.0]
+    assert judged(judge) == ["text"]
+
+
+async def test_a_long_text_is_remembered_only_when_it_was_judged_to_its_end() -> None:
+    judge, answers, gone = gated(), Answers(), asyncio.Event()
+    long = "x" * 3 * PIECE
+    async with remembering(judge) as running:
+        ask(running, answers, "left", long, until=gone)
+        await taken(judge)
+        gone.set()
+        judge.gate.set()
+        ask(running, answers, "stays", long)
+        await answers.all(1)
+        pieces = len(judged(judge))
+        ask(running, answers, "again", long)
+        await answers.all(2)
+    assert pieces == len(judged(judge)) == 5  # one of who left, and four
+
+
+async def test_a_full_queue_still_takes_who_joins() -> None:
+    judge, answers = gated(), Answers()
+    async with remembering(judge, bound=1) as running:
+        ask(running, answers, "taken", "taken")
+        await taken(judge)
+        ask(running, answers, "waits", "text")
+        ask(running, answers, "joins", "text")
+        ask(running, answers, "too many", "other")
+        judge.gate.set()
+        found = await answers.all(4)
+    assert found["too many"].reason == OVERLOAD
+    assert found["joins"].unsafe == 0.0
+
+
+async def test_shutdown_answers_all_who_share() -> None:
+    judge, answers = gated(), Answers()
+    async with remembering(judge) as running:
+        ask(running, answers, "one", "text")
+        await taken(judge)
+        ask(running, answers, "two", "text")
+    assert {v.reason for v in (await answers.all(2)).values()} == {"shutdown"}
