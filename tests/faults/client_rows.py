@@ -214,7 +214,12 @@ def _undecided() -> Iterator[tuple[Scene, threading.Event]]:
             judged.wait(20)
         return Verdict(0.0, "fake")
 
-    with scene(judge=FakeJudge(score), keep_alive_seconds=1, judge_timeout_seconds=30) as here:
+    with scene(
+        judge=FakeJudge(score),
+        keep_alive_seconds=1,
+        heartbeat_after_seconds=1,
+        judge_timeout_seconds=30,
+    ) as here:
         try:
             yield here, judged
         finally:

@@ -119,7 +119,7 @@ IDLE = Protection(
     partial(patch.object, Timeouts, "httpx", lambda _: httpx.Timeout(None)),
 )
 GENERATION = Protection(
-    "the time-out of a whole generation", _without_timeout("gateway.relay.GENERATION_SECONDS")
+    "the time-out of a whole generation", _without_timeout("monitors.generation.GENERATION_SECONDS")
 )
 END_MARK = Protection(
     "a stream without its end mark has failed",
@@ -184,7 +184,7 @@ SCORES = Protection(
 )
 SHARE = Protection(
     "one generation's share of the judges' queue",
-    partial(patch, "gateway.relay.PASSAGES_AT_ONCE", 1 << 30),
+    partial(patch, "monitors.generation.PASSAGES_AT_ONCE", 1 << 30),
 )
 
 
@@ -207,6 +207,10 @@ def _one_writer_for_all() -> Iterator[None]:
         yield
 
 
+def _of_streams_alone(keep_alive: Callable[[Relay], None]) -> Any:
+    return lambda relay: keep_alive(relay) if relay.exchange.stream else None
+
+
 WATCH = Protection(
     "the watch over the client", partial(patch.object, Relay, "_watch", _not_watching)
 )
@@ -220,7 +224,10 @@ UNREAD = Protection(
 WRITERS = Protection("a writer for each client", _one_writer_for_all)
 BODY = Protection("the time-out of a request's body", _without_timeout("gateway.chat.BODY_SECONDS"))
 KEEP_ALIVE = Protection("the keep-alive comment", partial(patch, "gateway.relay.KEEP_ALIVE", b""))
-HEARTBEAT = Protection("the blanks before a whole reply", nullcontext)
+HEARTBEAT = Protection(
+    "the blanks before a whole reply",
+    lambda: patch.object(Relay, "_keep_alive", _of_streams_alone(Relay._keep_alive)),
+)
 ADMISSION = Protection(
     "the bound of generations at a time",
     partial(patch.object, Gateway, "count_live", lambda _: nullcontext()),
@@ -239,7 +246,16 @@ GRACE = Protection(
     "the time that live streams get at a shutdown",
     _beforehand(served.GRACE.replace("SECONDS", "0")),
 )
-SHUTDOWN = Protection("a shutdown is an error of ours", _beforehand("pass"))
+SHUTDOWN = Protection(
+    "a reply that a shutdown cuts says so",
+    _beforehand(
+        """
+import asyncio
+from gateway.relay import Relay
+Relay._say_goodbye = lambda self, send: asyncio.sleep(0)
+"""
+    ),
+)
 PINNED = Protection(
     "a generation keeps the judges that it began with",
     _beforehand(

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from gateway.relay import Relay
 from gateway.state import Gateway, Parts, open_gateway
 from monitors.events import Outcome
+from monitors.generation import Generation
 from monitors.judges.base import Judge
 from monitors.stream import GuardedStream
 from tests.faults.caller import Caller
@@ -141,4 +142,4 @@ def _nothing_is_left(here: Scene, tasks: int) -> None:
 def _in_memory() -> int:
     """How many generations anything still holds on to: judges do so to the last one judged."""
     gc.collect()
-    return sum(isinstance(one, Relay | GuardedStream) for one in gc.get_objects())
+    return sum(isinstance(one, Relay | Generation | GuardedStream) for one in gc.get_objects())

@@ -221,7 +221,7 @@ def upstream_drips() -> None:
             yield chunk(reasoning=f"{FIRST} ")
             time.sleep(0.05)
 
-    with scene() as here, lowered("gateway.relay.GENERATION_SECONDS", 0.5):
+    with scene() as here, lowered("monitors.generation.GENERATION_SECONDS", 0.5):
         here.upstream.play_in_turn(dripping)
         with here.call() as caller:
             caller.reply().assert_broken_off(UNAVAILABLE, "too long")
