@@ -17,7 +17,7 @@ from typing import Any
 from tests.faults.row import Result, Row, try_row
 from tests.faults.table import ROWS
 
-ROW_SECONDS = 60
+ROW_SECONDS = 120
 
 
 def main(arguments: Sequence[str] | None = None, *, row_seconds: int | None = None) -> int:

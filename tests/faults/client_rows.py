@@ -204,6 +204,18 @@ def proxy_is_impatient_of_a_whole_reply() -> None:
         assert reply.json["guard"]["action"] == "allow"
 
 
+@row(HEARTBEAT)
+def proxy_is_impatient_and_the_upstream_fails() -> None:
+    """It fails behind the blanks, whose status cannot be taken back: the body is the error."""
+    with scene(heartbeat_after_seconds=1, upstream_idle_seconds=2) as here:
+        here.upstream.play(head(), ROLE, NEVER)
+        with here.call(stream=False) as caller:
+            reply = caller.reply()
+        assert reply.whole, "the connection was lost"
+        assert reply.raw.startswith(b" "), "no blank came"
+        reply.assert_error(200, "upstream_unavailable", "in time")
+
+
 @contextmanager
 def _undecided() -> Iterator[tuple[Scene, threading.Event]]:
     """A judge that makes up its mind about one sentence when it is told to."""
@@ -258,11 +270,11 @@ def clients_are_too_many() -> None:
 @row(SHARE)
 def delta_of_a_megabyte() -> None:
     """One delta of 1 MB: more sentences than the judges' queue has room for."""
-    text = f"{FIRST} " * ((1 << 20) // len(FIRST))
+    text = (f"{FIRST[:-1]}, " * 5 + FIRST + " ") * ((1 << 20) // (6 * len(FIRST)))
     with scene(judge_timeout_seconds=30) as here:
         here.upstream.play(head(), ROLE, chunk(content=text), FINISH, DONE)
         with here.call() as caller:
-            caller.reply(30).assert_complete(content=text)
+            caller.reply(60).assert_complete(content=text)
 
 
 @row(ALL_EVENTS)
@@ -274,4 +286,4 @@ def ten_thousand_deltas_at_once() -> None:
             head() + ROLE + b"".join(chunk(content=word) for word in words), FINISH, DONE
         )
         with here.call() as caller:
-            caller.reply(30).assert_complete(content="".join(words))
+            caller.reply(60).assert_complete(content="".join(words))

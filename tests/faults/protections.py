@@ -211,6 +211,10 @@ def _of_streams_alone(keep_alive: Callable[[Relay], None]) -> Any:
     return lambda relay: keep_alive(relay) if relay.exchange.stream else None
 
 
+CHOICES = Protection(
+    "a reply that ends takes all its choices along",
+    partial(patch.object, Relay, "_leave", lambda _: None),
+)
 WATCH = Protection(
     "the watch over the client", partial(patch.object, Relay, "_watch", _not_watching)
 )

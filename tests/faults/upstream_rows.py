@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import httpx
 
 from tests.faults.caller import PATIENCE, Reply
 from tests.faults.protections import (
     BARE_ERRORS,
+    CHOICES,
     CONNECTION_AGE,
     CONTENT_TYPE,
     COUNTS,
@@ -228,6 +230,37 @@ def upstream_drips() -> None:
         assert here.upstream.dropped.wait(PATIENCE), "the upstream's connection stays open"
 
 
+@row(END_MARK)
+def upstream_cuts_a_tool_call() -> None:
+    """It closes the connection within the arguments of a tool call: no half call leaves."""
+    function = {"name": "send_letter", "arguments": '{"to": "the land'}
+    call = {"index": 0, "id": "call-1", "type": "function", "function": function}
+    half = event({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
+    parameters = {"type": "object", "properties": {"to": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "send_letter", "parameters": parameters}}
+    with scene() as here:
+        reply = _after_the_first(here, half, tools=[tool])
+        reply.assert_broken_off(UNAVAILABLE)
+        assert b"tool_calls" not in reply.raw, "half a call has left"
+
+
+@row(CHOICES)
+def upstream_breaks_off_one_of_two_choices() -> None:
+    """It resets the request of one choice: the reply ends, and so does the other request."""
+    seen = threading.Event()
+    first = _chunked(ROLE + chunk(reasoning=f"{FIRST} And"))
+    with scene(upstream_idle_seconds=30) as here:
+        here.upstream.play_in_turn(lambda: (first, NEVER), lambda: (first, seen, reset))
+        with here.call(n=2) as caller:
+            caller.read_until(FIRST, times=2)
+            seen.set()
+            caller.reply().assert_broken_off(UNAVAILABLE, "broke off")
+        assert here.upstream.dropped.wait(PATIENCE), "the other choice generates on"
+        here.outcome(3)
+        endings = sorted(outcome.ended for outcome in here.gate.outcomes.values())
+        assert endings == ["failed", "finished", "left"], endings
+
+
 # --- behind a correction ----------------------------------------------------------------------
 
 
@@ -316,11 +349,13 @@ def _chunked(data: bytes) -> bytes:
     )
 
 
-def _after_the_first(here: Scene, *fault: Act, opening: Callable[[bytes], bytes] = _plain) -> Reply:
+def _after_the_first(
+    here: Scene, *fault: Act, opening: Callable[[bytes], bytes] = _plain, **fields: Any
+) -> Reply:
     """A stream whose first sentence the client has, and then this; the next one never leaves."""
     seen = threading.Event()
     here.upstream.play(opening(ROLE + chunk(reasoning=f"{FIRST} And")), seen, *fault)
-    with here.call() as caller:
+    with here.call(**fields) as caller:
         caller.read_until(FIRST)
         seen.set()
         reply = caller.reply()
