@@ -35,8 +35,7 @@ class Reply(Streamed):
         """An HTTP error in OpenAI's shape."""
         assert self.status == status, f"status {self.status}, not {status}: {self.raw[:200]!r}"
         assert self.headers["content-type"] == "application/json", self.headers["content-type"]
-        message = assert_error_body(self.json, code)
-        assert says in message, message
+        _assert_says(self.json, code, says)
 
     def assert_broken_off(self, code: str | None = None, says: str = "") -> None:
         """A stream that ends with an error event, which clients raise, and without an end mark."""
@@ -45,8 +44,7 @@ class Reply(Streamed):
         assert b"[DONE]" not in self.raw, "an end mark behind half a reply"
         assert self.events, "nothing came"
         assert "error" in self.events[-1], f"no error event at the end: {self.events[-1]}"
-        message = assert_error_body(self.events[-1], code)
-        assert says in message, message
+        _assert_says(self.events[-1], code, says)
 
     def assert_complete(self, *, reasoning: str | None = None, content: str | None = None) -> None:
         """One id, one end mark, at the end; and this text."""
@@ -57,6 +55,13 @@ class Reply(Streamed):
             if wanted is not None:
                 found = self.text(name)
                 assert found == wanted, f"{name}: {_short(found)}, not {_short(wanted)}"
+
+
+def _assert_says(body: dict[str, Any], code: str | None, says: str) -> None:
+    message = assert_error_body(body)
+    found = body["error"]["code"]
+    assert code in (None, found), f"code {found}, not {code}: {message}"
+    assert says in message, message
 
 
 def _short(text: str) -> str:

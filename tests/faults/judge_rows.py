@@ -106,7 +106,8 @@ def judge_is_flooded_by_one() -> None:
             waiting = here.inside.gateway.judges.waiting
             assert waiting <= 64, f"{waiting} passages wait"
         wait_until(lambda: here.live == 0, "the flooding client has left")
-        assert here.outcome(3).ended == "left"
+        ended = here.outcome(3).ended
+        assert ended == "left", f"the flooding reply was {ended}"
 
 
 def _touchy(misdeed: Callable[[], Any]) -> FakeJudge:
