@@ -42,7 +42,7 @@ from tests.gateway.harness import CONSTANT, FakeJudge, wait_until
 LONG_IDLE = 30.0
 """The upstream's idle time-out where it must not be what ends the row."""
 
-IN_SOCKETS = 16 << 20
+IN_SOCKETS = 32 << 20
 """Bytes: more than the kernel holds of one reply between an upstream and a client."""
 
 SMALL = 256 << 10
