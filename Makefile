@@ -5,10 +5,12 @@ BIN := .venv/bin
 VLLM_PORT ?= 8100
 ONCE ?=
 BREAK ?=
+QUICK ?=
+MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm faults lint bench clean setup-vllm
+.PHONY: help setup demo demo-vllm test test-vllm faults lint bench soak clean setup-vllm
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,8 +55,17 @@ lint: setup  ## ruff, format, types, lock file
 	$(BIN)/mypy
 	$(UV) lock --check --quiet
 
-bench: setup  ## Cost per chunk and hold lag, as ratios in one run
-	$(BIN)/python -m tests.bench
+.venv-bench/.synced: .tools/bin/uv tests/bench/requirements.txt
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-bench
+	$(UV) pip sync --quiet --python .venv-bench tests/bench/requirements.txt
+	@touch $@
+
+bench: setup  ## Cost, delay, overload, memory, against peers in one run of 8 minutes (QUICK=1: 1 minute, no peers)
+	$(if $(QUICK),,@$(MAKE) --no-print-directory .venv-bench/.synced || echo "no peers: see above")
+	$(BIN)/python -m tests.bench $(if $(QUICK),--quick)
+
+soak: setup  ## 50 streams with interventions for MINUTES=10; fails when memory, tasks or sockets grow
+	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)
 
 clean:  ## Remove what make created here
-	rm -rf .venv .tools .venv-vllm .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .venv-vllm .venv-bench .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio.to_thread
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from gateway.errors import AuthenticationError, to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.state import Gateway, load, open_gateway
-from gateway.telemetry import log_bug
+from gateway.telemetry import CONTENT_TYPE, Levels, log_bug
 from monitors.errors import GuardError
 
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
@@ -32,7 +33,13 @@ def create_app(settings: Settings, *observers: Observer) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_gateway(parts, *observers) as gateway:
             app.state.gateway = gateway
+            gateway.telemetry.started(
+                policy=gateway.policy.label,
+                mode=gateway.policy.mode.value,
+                judges=gateway.judge_names,
+            )
             yield
+        gateway.telemetry.stopped()
 
     return FastAPI(
         lifespan=lifespan,
@@ -65,7 +72,7 @@ async def _chat(request: Request) -> Any:
     except Exception as error:  # noqa: BLE001 - every error becomes a reply in OpenAI's shape
         refused = _error_reply(request, error)
         refused.headers["x-guard-request-id"] = request_id
-        gateway.telemetry.requests.labels("chat", str(refused.status_code)).inc()
+        gateway.telemetry.refused(request_id, refused.status_code, error)
         return refused
     gateway.telemetry.requests.labels("chat", "relayed").inc()
     return reply
@@ -116,9 +123,23 @@ async def _metrics(request: Request) -> Response:
         gateway.keys.authenticate(request.headers.get("authorization"))
     except AuthenticationError as error:
         return _error_reply(request, error)
-    gateway.telemetry.live.set(gateway.live)
-    gateway.telemetry.queue.set(gateway.judges.waiting)
-    return Response(gateway.telemetry.render(), media_type="text/plain; version=0.0.4")
+    guards, tally = gateway.guards, gateway.guards.tally
+    levels = Levels(
+        policy=gateway.policy.label,
+        mode=gateway.policy.mode.value,
+        policy_is_newest=guards.last_error is None,
+        reloads_ok=guards.reloads_ok,
+        reloads_failed=guards.reloads_failed,
+        live=gateway.live,
+        judge_queue=tally.waiting,
+        image_queue=gateway.image_threads.statistics().tasks_waiting,
+        asked=tally.asked,
+        remembered=tally.remembered,
+        shared=tally.shared,
+    )
+    # In a thread: some milliseconds of work, and reading /proc.
+    text = await anyio.to_thread.run_sync(gateway.telemetry.render, levels)
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

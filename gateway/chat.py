@@ -11,13 +11,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.access import DETAIL, Client
 from gateway.errors import OverloadedError, PayloadTooLargeError, RequestError
-from gateway.guards import Guard
 from gateway.history import drop_refused_turns, still_to_judge, to_judge
 from gateway.legs import UpstreamLegs
 from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
 from gateway.request import ChatRequest, admit, reencode_images, trace_headers
 from gateway.state import Gateway
+from monitors.guard import Guard
 from monitors.judges.base import Passage
 from monitors.policy import Policy
 from monitors.task import Task
@@ -60,8 +60,6 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         body=admitted.upstream,
         headers=trace_headers(request.headers),
         request_id=request_id,
-        max_tokens=admitted.max_tokens,
-        max_tokens_field=admitted.max_tokens_field,
         resume=report.method,
         idle=guard.policy.limits.upstream_idle_seconds,
         head=exchange.head,

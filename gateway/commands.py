@@ -104,7 +104,7 @@ def serve(
         http=Connection,
         host=host,
         port=port,
-        log_level="warning",
+        log_config=None,  # ours: `configure_logs`
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,

@@ -26,6 +26,7 @@ import structlog
 from gateway.settings import Settings
 from gateway.telemetry import log_bug
 from monitors.errors import UserError
+from monitors.guard import Guard
 from monitors.judges.base import Judge, Passage
 from monitors.judges.build import build_panels
 from monitors.judges.memory import VerdictMemory
@@ -46,15 +47,6 @@ TRIAL = "Is this judge ready to work?"
 
 _Identity = tuple[int, int, int, int]
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True, frozen=True)
-class Guard:
-    """A policy and the judges that it names, at work. `judge_names`: by stage."""
-
-    policy: Policy
-    judges: JudgeService
-    judge_names: Mapping[str, str]
 
 
 @dataclass(slots=True, frozen=True)
@@ -229,13 +221,13 @@ class Guards:
             and old.judge_names == names
             and old.policy.limits.judge_timeout_seconds == timeout
         ):
-            return Guard(loaded.policy, old.judges, names)
+            return Guard(loaded.policy, old.judges)
         service = JudgeService(loaded.panels, timeout=timeout, memory=self._memory)
         home = self._homes[service] = _Home(service)
         started = asyncio.Event()
         home.task = self._group.create_task(self._keep(home, started))
         await started.wait()
-        return Guard(loaded.policy, service, names)
+        return Guard(loaded.policy, service)
 
     async def _keep(self, home: _Home, started: asyncio.Event) -> None:
         """The task in which one set of judges works."""

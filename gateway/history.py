@@ -20,10 +20,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gateway.guards import Guard
 from gateway.prompt import InputPassage
 from gateway.request import ChatRequest
 from monitors.evidence import weigh_input
+from monitors.guard import Guard
 from monitors.judges.base import TIMEOUT, Passage, Verdict
 from monitors.policy import Policy
 from monitors.taxonomy import Mode, Scenario, Stage

@@ -10,7 +10,8 @@ from typing import Any
 from gateway.errors import UpstreamHTTPError
 from gateway.reply import ReplyHead
 from gateway.upstream import Upstream
-from monitors.events import Begin, DeltaReceived, Restart, Resume
+from monitors.continuation import next_body
+from monitors.events import Begin, DeltaReceived
 from monitors.generation import Deltas, Leg
 from monitors.task import ResumeMethod
 from monitors.wire import Chunk
@@ -24,8 +25,6 @@ class UpstreamLegs:
     body: Mapping[str, Any]
     headers: Mapping[str, str]
     request_id: str
-    max_tokens: int | None
-    max_tokens_field: str
     resume: ResumeMethod
     idle: float
     """Seconds of silence after which the upstream failed."""
@@ -44,10 +43,13 @@ class UpstreamLegs:
     @asynccontextmanager
     async def __call__(self, leg: Leg) -> AsyncIterator[Deltas]:
         """Ask. Raises GatewayError."""
-        number = 0 if isinstance(leg, Begin) else leg.leg
+        if isinstance(leg, Begin):
+            body, number = self.body, 0
+        else:
+            body, number = next_body(self.body, leg, self.resume), leg.leg
         headers = {**self.headers, "X-Request-Id": f"{self.request_id}-{number}"}
         async with (
-            self.upstream.chat(self._body_of(leg), headers, idle=self.idle) as batches,
+            self.upstream.chat(body, headers, idle=self.idle) as batches,
             aclosing(self._deltas(batches)) as deltas,
         ):
             yield deltas
@@ -91,51 +93,3 @@ class UpstreamLegs:
         if head.logprobs and choice.logprobs is not None:
             received.logprobs = choice.logprobs.content or ()
         return received
-
-    # --- bodies ---------------------------------------------------------------------------
-
-    def _body_of(self, leg: Leg) -> Mapping[str, Any]:
-        match leg:
-            case Resume():
-                return self._resumed(leg)
-            case Restart():
-                return self._restarted(leg)
-            case _:
-                return self.body
-
-    def _resumed(self, leg: Resume) -> dict[str, Any]:
-        """The same request, to be continued from the prefix."""
-        body = self._less(leg.spent)
-        if self.resume is ResumeMethod.TEMPLATE_KWARG:
-            kwargs = dict(body.get("chat_template_kwargs") or {})
-            kwargs["think_prefix"] = leg.prefix.removeprefix(leg.opener).removeprefix("\n")
-            body["chat_template_kwargs"] = kwargs
-            return body
-        body["messages"] = [*body["messages"], {"role": "assistant", "content": leg.prefix}]
-        body["continue_final_message"] = True
-        body["add_generation_prompt"] = False
-        return body
-
-    def _restarted(self, leg: Restart) -> dict[str, Any]:
-        """The same request anew, the safety thought as (part of) its system message."""
-        body = self._less(leg.spent)
-        body["messages"] = with_system_thought(body["messages"], leg.thought)
-        return body
-
-    def _less(self, spent: int) -> dict[str, Any]:
-        """The request's body with what was already spent taken off its token budget."""
-        body = dict(self.body)
-        body.pop("min_tokens", None)  # was meant for the whole reply
-        if self.max_tokens is not None:
-            body[self.max_tokens_field] = max(1, self.max_tokens - spent)
-        return body
-
-
-def with_system_thought(
-    messages: Sequence[Mapping[str, Any]], thought: str
-) -> list[Mapping[str, Any]]:
-    """The messages with a thought as (the end of) their system message."""
-    first = messages[0]
-    if first["role"] == "system" and isinstance(first["content"], str):
-        return [{**first, "content": f"{first['content']}\n\n{thought}"}, *messages[1:]]
-    return [{"role": "system", "content": thought}, *messages]

@@ -88,6 +88,7 @@ class _Choice:
         self._texts: dict[WireField, list[str]] | None = (
             {f: [] for f in WireField} if holds else None
         )
+        self._counts = exchange.head.continuous_usage
         self.opened = False
         self.finished: Finish | None = None
         self.generation = Generation(
@@ -151,9 +152,7 @@ class _Choice:
 
     def _stream(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
         sse, put = self._sse, self._relay.put
-        usage = (
-            self.generation.machine.usage if self._relay.exchange.head.continuous_usage else None
-        )
+        usage = self.generation.machine.usage if self._counts else None
         match effect:
             case Release():
                 put(sse.text(effect, usage))

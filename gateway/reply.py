@@ -13,6 +13,9 @@ from monitors.formats import WireField
 from monitors.guard_object import GuardObject, of_choices
 from monitors.wire import DONE_EVENT, TokenLogprob, TokensDetails, Usage, encode_event
 
+_encode = msgspec.json.Encoder().encode
+_AFTER = b',"logprobs":null,"finish_reason":null}]}\n\n'
+
 
 @dataclass(slots=True)
 class ReplyHead:
@@ -43,6 +46,8 @@ class StreamReply:
         }
         begin = b',"choices":[{"index":%d,"delta":' % index
         self._before = b"data: " + msgspec.json.encode(fixed)[:-1] + begin
+        self._content = self._before + b'{"content":'
+        self._plain = not head.continuous_usage
 
     def role(self, usage: Usage | None) -> bytes:
         """The first chunk."""
@@ -51,6 +56,8 @@ class StreamReply:
     def text(self, release: Release, usage: Usage | None) -> bytes:
         """A piece of released text."""
         if release.field is WireField.CONTENT:
+            if self._plain and not release.logprobs:
+                return b"".join((self._content, _encode(release.text), b"}", _AFTER))
             delta = {"content": release.text}
         else:
             delta = dict.fromkeys(self._head.reasoning_names, release.text)
@@ -82,11 +89,13 @@ class StreamReply:
         usage: Usage | None,
         logprobs: Sequence[TokenLogprob] = (),
     ) -> bytes:
-        shown = msgspec.json.encode(logprobs_object(logprobs)) if logprobs else b"null"
+        if self._plain and not logprobs:
+            return b"".join((self._before, _encode(delta), _AFTER))
+        shown = _encode(logprobs_object(logprobs)) if logprobs else b"null"
         after = b',"logprobs":' + shown + b',"finish_reason":null}]'
         if self._head.continuous_usage:
-            after += b',"usage":' + msgspec.json.encode(usage_object(usage))
-        return self._before + msgspec.json.encode(delta) + after + b"}\n\n"
+            after += b',"usage":' + _encode(usage_object(usage))
+        return self._before + _encode(delta) + after + b"}\n\n"
 
 
 def stream_end(head: ReplyHead, usage: Usage | None) -> bytes:

@@ -65,9 +65,6 @@ class ChatRequest:
     """Whether the request offers tools; they are in the prompt even where none may be called."""
     stop: tuple[str, ...]
     hide_reasoning: bool
-    max_tokens: int | None
-    max_tokens_field: str
-    """The field that carries `max_tokens` upstream; also where to put it when there is none."""
     prompt_text: str
     """The latest user message, context for judging what is generated."""
     passages: list[InputPassage]
@@ -100,7 +97,7 @@ def admit(
     tools = _tools(document, upstream)
     logprobs, top_logprobs = _logprobs(document, upstream)
     stream, include_usage, continuous_usage = _streaming(document)
-    max_tokens_field = _max_tokens_field(document)
+    _one_budget(document)
     stop, hide_reasoning = _stop(document.get("stop")), not _reasoning_wanted(document)
     # A monitor must be able to stop early and to count: always stream, always with usage.
     upstream["stream"] = True
@@ -119,8 +116,6 @@ def admit(
         tools=tools,
         stop=stop,
         hide_reasoning=hide_reasoning,
-        max_tokens=document.get(max_tokens_field),
-        max_tokens_field=max_tokens_field,
         prompt_text=prompt.latest_user_text,
         passages=prompt.passages,
         images=prompt.images,
@@ -280,10 +275,9 @@ def _logprobs(document: dict[str, Any], upstream: dict[str, Any]) -> tuple[bool,
     return bool(logprobs), int(top)
 
 
-def _max_tokens_field(document: dict[str, Any]) -> str:
+def _one_budget(document: dict[str, Any]) -> None:
     if "max_tokens" in document and "max_completion_tokens" in document:
         raise bad("max_tokens", "and 'max_completion_tokens' exclude each other; send one")
-    return "max_tokens" if "max_tokens" in document else "max_completion_tokens"
 
 
 def _reasoning_wanted(document: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import structlog
 
 from gateway.access import KeyRing, load_keys
 from gateway.errors import UpstreamHTTPError
-from gateway.guards import Guard, Guards, Loaded, load_guard
+from gateway.guards import Guards, Loaded, load_guard
 from gateway.history import Delivered
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
@@ -22,6 +22,7 @@ from gateway.upstream import Upstream
 from monitors.errors import GuardError
 from monitors.events import Recorded
 from monitors.formats import AUTO, Format
+from monitors.guard import Guard
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.task import ResumeMethod

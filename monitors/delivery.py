@@ -40,7 +40,6 @@ class Delivery:
         "_joint",
         "_last_field",
         "_message",
-        "_opener_left",
         "_resumable",
         "_sent",
         "_spans",
@@ -72,7 +71,6 @@ class Delivery:
         self._emit_as = "hidden" if task.hide_reasoning else policy.reasoning.emit
         self._resumable = policy.mode is Mode.ENFORCE  # else the message is not worth its memory
         self._message: list[str] = []  # as the upstream must see it
-        self._opener_left = False  # it begins with the tag that opens thinking
         self._last_field: WireField | None = None
         self._ended_blank = False  # what left last did so in whitespace
         self._joint = False  # a cut is to be bridged: the next text may need whitespace before it
@@ -147,6 +145,17 @@ class Delivery:
         self.coverage(channel).released += len(text)
         self._show(channel, field, text, mark, logprobs=logprobs, start=start)
 
+    def unread(self, channel: Channel, field: WireField, text: str) -> None:
+        """Text leaves of which nobody wants to know what it is."""
+        coverage = self.coverage(channel)
+        length = len(text)
+        coverage.received += length
+        coverage.released += length
+        coverage.released_unjudged["off"] = coverage.released_unjudged.get("off", 0) + length
+        self.frontier += length
+        self.tokens.release(length)
+        self._emit(Release(field, text))
+
     def call(self, call: ToolCall) -> None:
         """A tool call leaves."""
         text = call.name + call.arguments
@@ -178,8 +187,6 @@ class Delivery:
     def _count(self, channel: Channel, text: str, mark: Mark | None) -> Sequence[TokenLogprob]:
         """Take note of what leaves the upstream's message, shown or not."""
         if self._resumable:
-            if mark is Mark.OPEN and not self._opener_left:
-                self._opener_left = not "".join(self._message).strip()
             self._message.append(text)
         if channel is not Channel.MARKUP:
             self.frontier += len(text)
@@ -271,9 +278,8 @@ class Delivery:
 
     def resume(self, thought: str, family: Format) -> str:
         """The message to go on from: what has left, and the safety thought, which is now part."""
-        opener = "" if self._opener_left else family.opener
-        prefix = resume_prefix("".join(self._message), thought, opener)
-        self._message, self._opener_left = [prefix], True
+        prefix = resume_prefix("".join(self._message), thought, family)
+        self._message = [prefix]
         return prefix
 
     def retract(self, start: int) -> list[Retraction]:
@@ -320,13 +326,13 @@ class Delivery:
                 kinds["pending"] = coverage.released - told
 
 
-def resume_prefix(message: str, thought: str, opener: str) -> str:
+def resume_prefix(message: str, thought: str, family: Format) -> str:
     """The assistant message to go on from: opener, kept text, thought; no trailing whitespace.
 
-    `message` is the text released so far, whose `opener` may stand outside it: a reasoning parser
+    `message` is the text released so far, whose opener may stand outside it: a reasoning parser
     strips it, and some chat templates write it themselves.
     """
     kept = message.rstrip()
-    if opener and not kept.lstrip().lower().startswith(opener.lower()):
-        kept = opener + ("" if kept.startswith("\n") else "\n") + kept
+    if not family.opens(kept):
+        kept = family.opener + ("" if kept.startswith("\n") else "\n") + kept
     return f"{kept.rstrip()}\n{thought}"

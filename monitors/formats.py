@@ -24,9 +24,10 @@ that doubtful text is judged as answer. Nothing leads back from ANSWER. In an an
 its wrapper and each box tag are markup once; a second one is text, because every tag taken out cuts
 a step in two.
 
-Tags match in any case. A tag split over deltas is held back until it is decided. Held are at most:
-before an opener `MAX_INDENT` characters of whitespace, four ornaments with 64 each, and the opener;
-elsewhere one character less than the longest closer, or the fence at the end and 64 of whitespace.
+Tags match in any case. A tag split over deltas is held back until it is decided. Held are: before
+an opener under 700 characters (`MAX_INDENT` of whitespace, four ornaments with 64 each, the
+opener); elsewhere less than the longest closer, under 40; at the end of a fenced reply the fence
+and 64 of whitespace.
 """
 
 from __future__ import annotations
@@ -126,8 +127,9 @@ class Format:
     """A reasoning parser runs upstream: untagged `content` is answer."""
     known: bool = True
     """False: which family it is, shows in the reply."""
-    distinctive: Literal["tags", "openers", "no"] = "tags"
-    """What of it cannot be ordinary text, so that it is recognised unasked."""
+    distinctive: Literal["tags", "openers", "phrases", "no"] = "tags"
+    """What of it cannot be ordinary text, so that it is recognised unasked: all tags; openers at
+    the start; openers that are plain words, unless a reasoning parser runs upstream; nothing."""
     source: Source = "read"
     note: str = ""
 
@@ -185,7 +187,13 @@ _HEADINGS = (
 )
 
 AUTO = Format(
-    "auto", OPENER, CLOSER, known=False, distinctive="no", note="nothing is known: see what comes"
+    "auto",
+    OPENER,
+    CLOSER,
+    known=False,
+    distinctive="no",
+    source="seen",
+    note="nothing is known: the distinctive tags of every family are recognised",
 )
 SEPARATED = Format(
     "separated",
@@ -293,7 +301,7 @@ FAMILIES = (
         "Here is my response:",
         openers=("Here's my thought process:",),
         closers=("Here's my response:",),
-        distinctive="openers",
+        distinctive="phrases",
         note="plain phrases; granite 4.2 writes <think>",
     ),
     Format(
@@ -632,7 +640,8 @@ def _grammar(format: Format) -> _Grammar:
         closing = opening
         families: dict[str, Format] = {}
     else:
-        opening = tuple(family for family in FAMILIES if family.distinctive != "no")
+        never = ("no", "phrases") if format.separated else ("no",)
+        opening = tuple(family for family in FAMILIES if family.distinctive not in never)
         closing = tuple(family for family in opening if family.distinctive == "tags")
         families = _families(opening, closing)
     closers = tuple(dict.fromkeys(text for family in closing for text in family.all_closers))
@@ -680,8 +689,9 @@ def _head(families: tuple[Format, ...]) -> str:
 def _finder(texts: tuple[str, ...]) -> _Finder:
     if not texts:
         return _Finder(lambda text: None, regex.compile("(?!)"))
-    first = "".join({re.escape(text[0].lower() + text[0].upper()) for text in texts})
-    return _Finder(re.compile(f"[{first}]").search, regex.compile(_any_of(texts), _FLAGS))
+    first = {char for text in texts for char in (text[0].lower(), text[0].upper())}
+    begins = re.compile("|".join(map(re.escape, sorted(first))))
+    return _Finder(begins.search, regex.compile(_any_of(texts), _FLAGS))
 
 
 def _any_of(texts: Iterable[str]) -> str:

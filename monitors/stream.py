@@ -73,6 +73,9 @@ class GuardedStream:
         self._passive = policy.mode is not Mode.ENFORCE  # decisions change nothing
         self._live = self._passive or policy.release is ReleaseMode.LIVE  # text leaves as it comes
         self._judging = policy.mode is not Mode.OFF
+        as_it_comes = policy.reasoning.emit == "upstream" and not task.hide_reasoning
+        self._unread = not self._judging and as_it_comes and not task.stop
+        self._unread_as = Channel.ANSWER if task.format.separated else Channel.UNPARSED
         self._effects: list[Effect] = []  # of the event at hand
         self._now = self._started = 0.0
         self._wake: float | None = None
@@ -123,6 +126,9 @@ class GuardedStream:
         if self._recorded:
             return _NOTHING
         self._now = now
+        passes = self._unread and type(event) is DeltaReceived and self._hears(event.leg)
+        if passes and (effects := self._pass_on(event)):  # type: ignore[arg-type]
+            return effects
         match event:
             case DeltaReceived() if self._hears(event.leg):
                 self._on_delta(event)
@@ -141,6 +147,32 @@ class GuardedStream:
                 return _NOTHING  # of an ended leg or generation
         self._advance()
         return self._take_effects()
+
+    def _pass_on(self, delta: DeltaReceived) -> Sequence[Effect]:
+        """Mode off, and nothing to do with the text but to send it: the delta is not even parsed.
+
+        Returns nothing where there is more to the delta than text.
+        """
+        if (
+            not self._opened
+            or delta.finish_reason is not None
+            or delta.tool_calls
+            or delta.logprobs
+        ):
+            return _NOTHING
+        delivery, length = self._delivery, len(delta.reasoning) + len(delta.content)
+        if not length or self._units.generated + length > self._policy.limits.max_generated_chars:
+            return _NOTHING
+        self._units.generated += length
+        delivery.tokens.delta(delta.usage, length)
+        if delta.reasoning:
+            delivery.unread(Channel.REASONING, WireField.REASONING, delta.reasoning)
+        if delta.content:
+            delivery.unread(self._unread_as, WireField.CONTENT, delta.content)
+        effects, self._effects = self._effects, []
+        if self.outcome.first_text_seconds is None:
+            self.outcome.first_text_seconds = self._now - self._started
+        return effects
 
     def _hears(self, leg: int) -> bool:
         return leg == self._leg and not self._over and not self._units.closed
@@ -400,7 +432,8 @@ class GuardedStream:
             parser = ReplyParser(task.format)
             self._do(Restart(self._leg, thought, spent))
         else:
-            parser = ReplyParser(family if inline else AUTO, resumed=True)
+            separated = task.format if task.format.separated else AUTO
+            parser = ReplyParser(family if inline else separated, resumed=True)
             prefix = delivery.resume(thought, family)
             self._do(Resume(self._leg, prefix, spent, family.opener))
         self._units = Units(task, parser, delivery.frontier, delivery.kept)

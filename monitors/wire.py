@@ -175,23 +175,30 @@ class Choice(msgspec.Struct):
 _FINGERPRINT = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 
 
+_NO_ERROR = msgspec.Raw()
+
+
 class Chunk(msgspec.Struct):
     """One `chat.completion.chunk`, or the error that stands in its place."""
 
     choices: list[Choice] = msgspec.field(default_factory=list)
     usage: Usage | None = None
-    raw_error: msgspec.Raw = msgspec.field(name="error", default_factory=msgspec.Raw)
+    raw_error: msgspec.Raw = msgspec.field(name="error", default=_NO_ERROR)
     system_fingerprint: str | None = None
     prompt_text: str | None = None
 
     def __post_init__(self) -> None:
-        if not _FINGERPRINT.fullmatch(self.system_fingerprint or ""):
+        if self.system_fingerprint is not None and not _FINGERPRINT.fullmatch(
+            self.system_fingerprint
+        ):
             self.system_fingerprint = None
 
     @property
     def error(self) -> msgspec.Raw | None:
         """The JSON of the error; msgspec decodes `Raw | None` as null only."""
-        return self.raw_error if bytes(self.raw_error) not in (b"", b"null") else None
+        if self.raw_error is _NO_ERROR or bytes(self.raw_error) == b"null":
+            return None
+        return self.raw_error
 
 
 _decoder = msgspec.json.Decoder(Chunk)

@@ -305,7 +305,12 @@ class JudgeService:
     ) -> None:
         for task in self._tasks:
             task.cancel()
-        await self._group.__aexit__(kind, error, trace)
+        await self._group.__aexit__(None, None, None)  # it would wrap the caller's own error
+
+    @property
+    def names(self) -> dict[Stage, str]:
+        """Name and version of each stage's judge."""
+        return {stage: judge.name for stage, judge in self._judges.items()}
 
     @property
     def waiting(self) -> int:

@@ -16,8 +16,9 @@ from unittest.mock import patch
 import pytest
 
 from gateway import guards as module
-from gateway.guards import Guard, Guards, load_guard
+from gateway.guards import Guards, load_guard
 from gateway.settings import Settings
+from monitors.guard import Guard
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.embedded import EmbeddedJudge
 from monitors.taxonomy import Action, Mode, Stage

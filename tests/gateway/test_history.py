@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from gateway.guards import Guard
 from gateway.history import (
     PASSAGES_AT_ONCE,
     Delivered,
@@ -23,6 +22,7 @@ from gateway.history import (
 )
 from gateway.prompt import InputPassage
 from gateway.request import ChatRequest, admit
+from monitors.guard import Guard
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.memory import VerdictMemory
 from monitors.judges.service import JudgeService
@@ -65,7 +65,7 @@ async def guard(judge: Noting | None = None, policy: Policy | None = None) -> As
     judges = dict.fromkeys(Stage, judge)
     timeout = policy.limits.judge_timeout_seconds
     async with JudgeService(judges, timeout=timeout, memory=VerdictMemory()) as service:
-        yield Guard(policy, service, dict.fromkeys(Stage, judge.name))
+        yield Guard(policy, service)
 
 
 def user(text: Any) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from gateway.simulate import SimulatorOptions, simulator
 from gateway.state import Probes
 from gateway.upstream import Upstream
 from monitors.errors import GuardError
-from monitors.formats import AUTO, SEPARATED, THINK, THINK_OPEN, Format
+from monitors.formats import AUTO, FORMATS, SEPARATED, THINK, THINK_OPEN, Format
 from monitors.task import ResumeMethod
+from monitors.wire import Choice, Chunk, Delta
 from tests.gateway.harness import (
     BREAD,
     KEPT,
@@ -152,6 +153,99 @@ async def test_a_block_that_the_template_opened_shows_at_its_end(
     monkeypatch.setattr(Scripted, "_steps", lambda *_: said)
     with scripted() as upstream:
         assert (await report_on(upstream.root)).format is format_
+
+
+class FakeModel:
+    """Renders a prompt as a chat template does, goes on from a prefix, and always says the same."""
+
+    def __init__(self, reply: str = "", *, reasoning: str = "", opens: str = "") -> None:
+        self.reply, self.reasoning, self.opens = reply, reasoning, opens
+        self.prefixes: list[str] = []
+
+    async def complete(self, body: dict[str, Any]) -> list[Chunk]:
+        prompt = "<user>What is the capital of France?<assistant>"
+        last = body["messages"][-1]
+        if body.get("continue_final_message"):
+            self.prefixes.append(last["content"])
+            prompt += str(last["content"])
+        else:
+            prompt += self.opens
+        delta = Delta(content=self.reply, reasoning=self.reasoning)
+        return [Chunk(prompt_text=prompt), Chunk(choices=[Choice(delta=delta)])]
+
+    async def report(self, model: str, told: Format | None = None) -> ProbeReport:
+        return await probe(cast("Upstream", self), model, told)
+
+
+MULBERRY = "### Rationales:\nParis, I think.\n### The final answer is: Paris"
+
+
+@pytest.mark.parametrize(
+    ("fake", "model", "told", "found"),
+    [
+        # what the operator says comes first
+        (FakeModel("<think>Paris.</think>"), "any", "glm", "glm"),
+        (FakeModel("Paris.", reasoning="Paris."), "Mulberry_qwen2vl_7b", "kimi-vl", "kimi-vl"),
+        # then a reasoning field, with the tags that the registry or the prompt names
+        (FakeModel("Paris.", reasoning="Paris."), "any", None, "separated"),
+        (FakeModel("Paris.", reasoning="Paris."), "R1-Onevision-7B", None, "separated"),
+        (FakeModel("Paris.", reasoning="Paris."), "LlamaV-o1", None, "separated"),
+        (FakeModel("Paris.", reasoning="Paris."), "org/gemma-4-it-FP8", None, "gemma4-separated"),
+        (
+            FakeModel("Paris.", reasoning="Paris.", opens="<seed:think>"),
+            "any",
+            None,
+            "seed-oss-separated",
+        ),
+        # then the registry
+        (FakeModel("Paris."), "GLM-4.5V", None, "glm"),
+        (FakeModel("<think>Paris.</think>"), "GLM-4.5V-AWQ", None, "glm"),
+        (FakeModel("Paris.</think>Paris"), "GLM-4.5V", None, "glm-open"),
+        (FakeModel("Paris.", opens="<think>\n"), "GLM-4.5V", None, "glm-open"),
+        (FakeModel(MULBERRY), "Mulberry_qwen2vl_7b", None, "mulberry"),
+        # then what shows
+        (FakeModel(MULBERRY), "any", None, "auto"),
+        (FakeModel("[THINK]Paris.[/THINK]Paris."), "any", None, "mistral"),
+        (FakeModel("Paris.</mm:think>Paris."), "any", None, "minimax-m3-open"),
+        (FakeModel("Paris.", opens="<|channel>thought\n"), "any", None, "gemma4-open"),
+        (FakeModel("<think>Paris.</think>"), "LlamaV-o1", None, "think"),
+        (FakeModel("Paris."), "any", None, "auto"),
+        (FakeModel("Paris."), "LlamaV-o1", None, "auto"),
+    ],
+)
+async def test_the_format_is_told_separated_registered_or_seen_in_this_order(
+    fake: FakeModel, model: str, told: str | None, found: str
+) -> None:
+    report = await fake.report(model, FORMATS[told] if told else None)
+    assert report.as_dict()["format"] == found
+    assert report.format is FORMATS[found]
+
+
+async def test_a_thought_is_continued_behind_the_models_own_opener() -> None:
+    fake = FakeModel("[THINK]Paris.[/THINK]Paris.")
+    report = await fake.report("any")
+    assert report.method is ResumeMethod.CONTINUE
+    assert fake.prefixes[0].startswith("[THINK]\nThe user asks")
+
+
+async def test_an_empty_block_of_any_format_before_the_prefix_shows() -> None:
+    class Wrapping(FakeModel):
+        async def complete(self, body: dict[str, Any]) -> list[Chunk]:
+            chunks = await super().complete(body)
+            if self.prefixes:
+                prompt = str(chunks[0].prompt_text)
+                chunks[0].prompt_text = prompt.replace("[THINK]", "[THINK]\n\n[/THINK]\n\n[THINK]")
+            return chunks
+
+    report = await Wrapping("[THINK]Paris.[/THINK]Paris.").report("any")
+    assert report.method is ResumeMethod.RESTART
+    assert any("empty think block" in finding for finding in report.findings)
+
+
+def test_the_operators_format_is_the_gateways() -> None:
+    with guarded(settings={"format": THINK}) as gate:
+        (model,) = httpx.get(f"{gate.root}/readyz").json()["models"]
+        assert model["format"] == "think"
 
 
 def test_a_malformed_status_line_while_starting_leaves_the_gateway_up(

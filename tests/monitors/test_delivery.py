@@ -86,7 +86,7 @@ def test_a_refusal_is_led_in_by_what_is_open() -> None:
 def test_a_resumed_message_has_one_opener_and_no_trailing_whitespace(
     message: str, prefix: str
 ) -> None:
-    assert resume_prefix(message, THOUGHT, "<think>") == prefix
+    assert resume_prefix(message, THOUGHT, THINK) == prefix
 
 
 def test_unparsed_text_waits_where_it_may_be_thinking_to_hide() -> None:
