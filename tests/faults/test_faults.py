@@ -16,7 +16,9 @@ FAST = [
     "upstream-closes-half",
     "upstream-sends-garbage",
     "judge-is-overloaded",
+    "upstream-rejects-a-resumed-leg",
     "client-leaves",
+    "client-neither-reads-nor-leaves",
     "ten-thousand-deltas-at-once",
 ]
 BREAKABLE = ["upstream-sends-no-end-mark", "judge-returns-nonsense", "clients-are-too-many"]
