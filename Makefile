@@ -4,12 +4,13 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 VLLM_PORT ?= 8100
 ONCE ?=
+BREAK ?=
 QUICK ?=
 MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench soak clean setup-vllm fuzz test-clients
+.PHONY: help setup demo demo-vllm test test-vllm lint bench soak clean setup-vllm fuzz test-clients faults
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,8 @@ test: setup  ## All tests that need no vLLM
 test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 	$(BIN)/pytest -m vllm --timeout 300 tests
 
+faults: setup  ## The fault table; BREAK=ROW switches one row's protection off (BREAK=all: each)
+	$(BIN)/python -m tests.faults $(if $(BREAK),--break $(BREAK))
 test-clients: setup tests/clients/js/node_modules/.synced  ## Tests with the clients that applications use (installs them: 0.6 GB)
 	$(BIN)/pytest -m clients tests/clients
 
