@@ -10,7 +10,7 @@ MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench soak clean setup-vllm fuzz test-clients faults
+.PHONY: help setup demo setup-vllm demo-vllm test test-vllm test-clients faults fuzz lint bench soak clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,7 @@ test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 
 faults: setup  ## The fault table; BREAK=ROW switches one row's protection off (BREAK=all: each)
 	$(BIN)/python -m tests.faults $(if $(BREAK),--break $(BREAK))
+
 test-clients: setup tests/clients/js/node_modules/.synced  ## Tests with the clients that applications use (installs them: 0.6 GB)
 	$(BIN)/pytest -m clients tests/clients
 
