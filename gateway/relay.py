@@ -148,8 +148,8 @@ class _Choice:
                 whole.text(effect)
             case ReleaseCall(call):
                 whole.call(call)
-            case Refuse(text):
-                whole.refusal(text)
+            case Refuse():
+                whole.refusal(effect)
             case Finish():
                 whole.finish(effect)
                 coverage = self.generation.machine.outcome.coverage.values()
@@ -168,8 +168,8 @@ class _Choice:
                 put(sse.call(call, usage))
             case Open():
                 put(sse.role(usage))
-            case Refuse(text):
-                put(sse.refusal(text, usage))
+            case Refuse():
+                put(sse.refusal(effect, usage))
             case Finish():
                 put(sse.finish(effect, self.guard))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from monitors.events import Finish, Release, ToolCall
+from monitors.events import Finish, Refuse, Release, ToolCall
 from monitors.formats import WireField
 from monitors.guard_object import GuardObject, of_choices
 from monitors.wire import DONE_EVENT, TokenLogprob, TokensDetails, Usage, encode_event
@@ -68,9 +68,10 @@ class StreamReply:
         """A tool call, whole."""
         return self._delta({"tool_calls": [{"index": call.index, **call_object(call)}]}, usage)
 
-    def refusal(self, text: str, usage: Usage | None) -> bytes:
+    def refusal(self, refuse: Refuse, usage: Usage | None) -> bytes:
         """The refusal: for people in `content`, for machines in `refusal`."""
-        return self._delta({"content": text, "refusal": text}, usage)
+        content = refuse.lead_in + refuse.text
+        return self._delta({"content": content, "refusal": refuse.text}, usage)
 
     def finish(self, finish: Finish, guard: GuardObject) -> bytes:
         """The choice's last chunk, with the guard object."""
@@ -143,10 +144,10 @@ class WholeReply:
         """A tool call."""
         self._calls.append(call_object(call))
 
-    def refusal(self, text: str) -> None:
+    def refusal(self, refuse: Refuse) -> None:
         """The refusal."""
-        self._refusal = text
-        self._parts[WireField.CONTENT].append(text)
+        self._refusal = refuse.text
+        self._parts[WireField.CONTENT].append(refuse.lead_in + refuse.text)
 
     def finish(self, finish: Finish) -> None:
         """The choice is complete."""

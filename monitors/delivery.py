@@ -273,19 +273,17 @@ class Delivery:
         self._wrapped = self._block_open = False
         return f"\n{THINK.closer}\n\n"
 
-    def lead_in(self, family: Format) -> None:
-        """Send what must stand between the text already delivered and a refusal.
+    def lead_in(self, family: Format) -> str:
+        """What must stand between the content already delivered and a refusal.
 
         `family`: how the upstream writes its thinking.
         """
-        answer = (self._coverage.get(channel) for channel in (Channel.ANSWER, Channel.UNPARSED))
         if self._wrapped:
-            self._close_wrap()
-        elif self._block_open:
-            self._block_open = False
-            self._send(WireField.CONTENT, f"\n{family.closer}\n\n")
-        elif any(channel and channel.released for channel in answer):
-            self._send(WireField.CONTENT, "\n\n")
+            return self._wrap_end()
+        if self._block_open:
+            return f"\n{family.closer}\n\n"
+        answer = (self._coverage.get(channel) for channel in (Channel.ANSWER, Channel.UNPARSED))
+        return "\n\n" if any(channel and channel.released for channel in answer) else ""
 
     # --- cuts -----------------------------------------------------------------------------
 

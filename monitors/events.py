@@ -153,10 +153,15 @@ class Restart:
 
 @dataclass(slots=True)
 class Refuse:
-    """Tell the client the refusal. `as_error`: nothing was sent yet and policy wants a 400."""
+    """Tell the client the refusal. `as_error`: nothing was sent yet and policy wants a 400.
+
+    `lead_in` must stand between the content already delivered and the refusal. It belongs to the
+    same delta: clients that parse content as it comes must see at once that this is none.
+    """
 
     text: str
     as_error: bool
+    lead_in: str = ""
 
 
 @dataclass(slots=True)

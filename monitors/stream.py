@@ -454,11 +454,12 @@ class GuardedStream:
         as_error = at_input and self._policy.input.refuse_as == "error" and not self._opened
         family = self._units.family
         self._cut()
+        lead_in = ""
         if not as_error:
             self._open_reply(force=True)
-            self._delivery.lead_in(family)
+            lead_in = self._delivery.lead_in(family)
         text = self._policy.refusal(decision.scenario, self._task.language)
-        self._do(Refuse(text, as_error))
+        self._do(Refuse(text, as_error, lead_in))
         self._finish("content_filter", None, ended="refused")
 
     def _cut(self) -> None:

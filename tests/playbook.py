@@ -316,8 +316,9 @@ def drive(
                         seen.content += text
                 case ReleaseCall(call):
                     seen.calls.append(call)
-                case Refuse(text):
+                case Refuse(text, _, lead_in):
                     seen.refusal = text
+                    seen.content += lead_in
                 case AbortUpstream(leg):
                     upstream = []
                 case Resume(leg) | Restart(leg):

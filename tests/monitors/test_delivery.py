@@ -64,14 +64,12 @@ def test_the_first_text_behind_a_cut_is_bridged(text: str, bridge: str) -> None:
 
 def test_a_refusal_is_led_in_by_what_is_open() -> None:
     client = Client()
-    client.lead_in(THINK)
-    assert client.take() == []
+    assert client.lead_in(THINK) == ""
     client.opens()
-    client.lead_in(THINK)
-    assert client.take() == [says("<think>"), says("\n</think>\n\n")]
+    assert client.lead_in(THINK) == "\n</think>\n\n"
+    client.closes()
     client.text(Channel.ANSWER, C, "Yes.")
-    client.lead_in(THINK)
-    assert client.take() == [says("Yes."), says("\n\n")]
+    assert client.lead_in(THINK) == "\n\n"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +167,8 @@ def test_inline_emission_closes_what_it_opened_whatever_follows() -> None:
     client.settle()
     assert client.take() == [says("<think>\nHm."), says("\n</think>\n\n")]
     client.text(Channel.REASONING, R, "Hm.")
-    client.lead_in(THINK)
-    assert client.take() == [says("<think>\nHm."), says("\n</think>\n\n")]
+    assert client.lead_in(THINK) == "\n</think>\n\n"
+    assert client.take() == [says("<think>\nHm.")]
 
 
 def test_inline_thinking_can_be_emitted_in_the_field() -> None:

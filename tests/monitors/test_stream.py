@@ -221,7 +221,7 @@ def test_thinking_behind_the_answer_is_refused_not_corrected() -> None:
     play = Playbook() >> thought("Hm.") << Open() >> said(FINE) << asks("Hm.")
     play >> thought(BAD + "\n") << asks(FINE) << asks(BAD.strip())
     play >> judged(0.01) << thinks("Hm.") >> judged(0.01) << says(FINE) >> judged(1.0)
-    play << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, as_error=False)
+    play << AbortUpstream(0) << Refuse(REFUSAL, as_error=False, lead_in="\n\n")
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -229,9 +229,7 @@ def test_thinking_behind_the_answer_is_refused_not_corrected() -> None:
 
 def refused(play: Playbook, lead: str) -> None:
     play << AbortUpstream(0)
-    if lead:
-        play << says(lead)
-    play << Refuse(REFUSAL, as_error=False) << finishes("content_filter") << Record
+    play << Refuse(REFUSAL, as_error=False, lead_in=lead) << finishes("content_filter") << Record
     assert play.outcome.action is Action.REFUSE
 
 

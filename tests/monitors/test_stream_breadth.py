@@ -89,7 +89,7 @@ def test_a_harmful_tool_call_never_leaves() -> None:
         << asks('harm\n{"how": "so"}')
         >> judged(1.0)
     )
-    play << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, False)
+    play << AbortUpstream(0) << Refuse(REFUSAL, False, "\n\n")
     play << finishes("content_filter") << Record
 
 
@@ -232,7 +232,7 @@ def test_live_corrects_from_what_was_sent_and_says_what_to_erase() -> None:
 
 def test_live_refuses_and_says_what_to_erase() -> None:
     play = Playbook(LIVE) >> said(f"{BAD} And") << Open() << says(f"{BAD} And") << asks(BAD)
-    play >> judged(1.0) << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, False)
+    play >> judged(1.0) << AbortUpstream(0) << Refuse(REFUSAL, False, "\n\n")
     play << finishes("content_filter") << Record
     assert play.outcome.retract == [Retraction(C, 0, len(f"{BAD} And"))]
 
@@ -272,8 +272,15 @@ def test_inline_thinking_is_reopened_though_it_was_closed() -> None:
 
 def test_an_answer_that_has_left_in_part_is_refused_from_there() -> None:
     play = Playbook(CORRECTING) >> said(f"{FINE}\n{BAD}\n") << Open() << asks(FINE) << asks(BAD)
-    play >> judged(0.01) << says(FINE) >> judged(1.0) << AbortUpstream(0) << says("\n\n")
-    play << Refuse(REFUSAL, False) << finishes("content_filter") << Record
+    (
+        play
+        >> judged(0.01)
+        << says(FINE)
+        >> judged(1.0)
+        << AbortUpstream(0)
+        << Refuse(REFUSAL, False, "\n\n")
+    )
+    play << finishes("content_filter") << Record
 
 
 def test_an_answer_without_thinking_is_asked_for_anew() -> None:
@@ -302,7 +309,7 @@ def test_a_tag_that_stands_settles_nothing_behind_it() -> None:
     play = Playbook(policy(release="live"), replace(TASK, resume=ResumeMethod.REFUSE))
     play >> said(f"<think>{BAD}") << Open() << says("<think>") << says(BAD)
     play >> ended() << asks(BAD) >> judged(1.0)
-    play << AbortUpstream(0) << says("\n</think>\n\n") << Refuse(REFUSAL, False)
+    play << AbortUpstream(0) << Refuse(REFUSAL, False, "\n</think>\n\n")
     play << finishes("content_filter") << Record
     assert play.outcome.retract == [Retraction(C, len("<think>"), len("<think>") + len(BAD))]
 
