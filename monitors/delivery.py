@@ -210,7 +210,6 @@ class Delivery:
         logprobs: Sequence[TokenLogprob] = (),
         start: int,
     ) -> None:
-        length = 0 if channel is Channel.MARKUP else len(text)
         if self._emit_as == "field":
             if channel is Channel.MARKUP:
                 return
@@ -220,6 +219,7 @@ class Delivery:
             field = WireField.CONTENT
             if not self._block_open:
                 self._wrapped = True
+                start += len(text) - len(text.lstrip())
                 text = f"{THINK.opener}\n{text.lstrip()}"
         if field is WireField.CONTENT:
             if mark is Mark.OPEN and self._block_open:
@@ -233,6 +233,7 @@ class Delivery:
                 text = "\n" + text
         self._send(field, text, logprobs)
         if self._spans is not None:
+            length = 0 if channel is Channel.MARKUP else self.frontier - start
             self._spans.append((start, field, self._sent[field] - length, length))
 
     def _send(self, field: WireField, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:

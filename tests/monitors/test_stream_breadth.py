@@ -331,3 +331,15 @@ def test_a_delta_of_text_and_a_call_is_one_token() -> None:
     play >> replace(calls(0, "look"), content=BAD) << Open() << asks(BAD) >> judged(1.0)
     play << AbortUpstream(0) << Refuse(REFUSAL, False) << finishes("content_filter") << Record
     assert play.outcome.discarded_tokens == 1
+
+
+def test_what_is_erased_begins_behind_our_own_tag() -> None:
+    """Blanks that we take off before our tag were counted into what is to be erased."""
+    rules = policy(release="live", reasoning={"emit": "inline"})
+    play = Playbook(rules, replace(TASK, resume=ResumeMethod.REFUSE))
+    play >> thought(f"   {BAD}") << Open() << says(f"<think>\n{BAD}")
+    play >> ended() << asks(BAD) >> judged(1.0)
+    play << AbortUpstream(0) << says("\n</think>\n\n") << Refuse(REFUSAL, False)
+    play << finishes("content_filter") << Record
+    start = len("<think>\n")
+    assert play.outcome.retract == [Retraction(C, start, start + len(BAD))]
