@@ -43,7 +43,9 @@ class Delivery:
         "_opener_left",
         "_resumable",
         "_sent",
+        "_settled",
         "_spans",
+        "_texts",
         "_unsettled",
         "_unsettled_why",
         "_words",
@@ -85,7 +87,9 @@ class Delivery:
         self._unsettled: list[str] = []
         self._unsettled_why: dict[str, int] = {}
         # Characters that the client got in each field; and in release mode live, of what is not
-        # settled yet: where in the generated text, in which field, from where, how many.
+        # settled yet: where in the text (tool calls, which wait, aside), in which field, from
+        # where, how many.
+        self._texts = self._settled = 0
         self._sent = dict.fromkeys(WireField, 0)
         live = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.LIVE
         self._spans: deque[tuple[int, WireField, int, int]] | None = deque() if live else None
@@ -134,7 +138,9 @@ class Delivery:
 
     def text(self, channel: Channel, field: WireField, text: str, mark: Mark | None = None) -> None:
         """Generated text (never empty) leaves."""
-        start = self.frontier
+        start = self._texts
+        if channel is not Channel.MARKUP:
+            self._texts += len(text)
         logprobs = self._count(channel, text, mark)
         if self._emit_as == "hidden":
             if channel is Channel.REASONING or channel is Channel.MARKUP:
@@ -166,19 +172,19 @@ class Delivery:
             coverage.released += len(text)
             coverage.released_unjudged |= self._unsettled_why
             self._forget_unsettled()
-            self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self.frontier)
+            self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self._texts)
         self._close_wrap()
 
     def opener(self, text: str) -> None:
         """We open thinking ourselves, before the upstream has said anything."""
         if self._emit_as != "hidden":
-            self._show(Channel.MARKUP, WireField.CONTENT, text, Mark.OPEN, start=self.frontier)
+            self._show(Channel.MARKUP, WireField.CONTENT, text, Mark.OPEN, start=self._texts)
 
     def thought(self, field: WireField, thought: str) -> None:
         """The client is shown the safety thought that stands at a cut."""
         if self._emit_as == "hidden":
             return
-        self._show(Channel.REASONING, field, thought, start=self.frontier)
+        self._show(Channel.REASONING, field, thought, start=self._texts)
         self._joint = True
 
     def _count(self, channel: Channel, text: str, mark: Mark | None) -> Sequence[TokenLogprob]:
@@ -233,7 +239,7 @@ class Delivery:
                 text = "\n" + text
         self._send(field, text, logprobs)
         if self._spans is not None:
-            length = 0 if channel is Channel.MARKUP else self.frontier - start
+            length = 0 if channel is Channel.MARKUP else self._texts - start
             self._spans.append((start, field, self._sent[field] - length, length))
 
     def _send(self, field: WireField, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
@@ -269,6 +275,7 @@ class Delivery:
     def cut(self) -> None:
         """The leg ends here: what it generated beyond is thrown away."""
         self.tokens.cut()
+        self.settled(self._texts - self._settled)  # or it was retracted
         self._joint = True
         self._closing.clear()
         self._forget_unsettled()
@@ -283,18 +290,18 @@ class Delivery:
         self._message, self._opener_left = [prefix], True
         return prefix
 
-    def retract(self, start: int) -> list[Retraction]:
-        """What the client got of the generated text from this character on."""
+    def retract(self) -> list[Retraction]:
+        """What the client got of the text that is not settled."""
         first: dict[WireField, int] = {}
-        for at, field, offset, length in self._spans or ():
-            if at + length > start or (not length and at >= start):
-                first.setdefault(field, offset + max(0, start - at))
+        for at, field, offset, _ in self._spans or ():
+            first.setdefault(field, offset + max(0, self._settled - at))
         return [Retraction(field, offset, self._sent[field]) for field, offset in first.items()]
 
-    def settled(self, end: int) -> None:
-        """Up to this character the generated text stands: it will not be retracted."""
+    def settled(self, characters: int) -> None:
+        """So many more characters of text stand: they will not be retracted."""
+        self._settled += characters
         spans = self._spans
-        while spans and spans[0][0] + spans[0][3] <= end:
+        while spans and spans[0][0] + spans[0][3] <= self._settled:
             spans.popleft()
 
     # --- coverage -------------------------------------------------------------------------

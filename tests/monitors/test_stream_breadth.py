@@ -343,3 +343,15 @@ def test_what_is_erased_begins_behind_our_own_tag() -> None:
     play << finishes("content_filter") << Record
     start = len("<think>\n")
     assert play.outcome.retract == [Retraction(C, start, start + len(BAD))]
+
+
+def test_a_call_that_waits_shifts_nothing_of_what_is_to_be_erased() -> None:
+    """Text behind a call leaves before it, live, so places in the text are not those in the reply."""
+    task = replace(TASK, resume=ResumeMethod.REFUSE)
+    play = Playbook(policy(release="live"), task) >> calls(0, "look", "{}") << Open()
+    play >> calls(1, "see", "{}") << asks("look\n{}") >> said(BAD) << says(BAD)
+    play >> calls(2, "hear", "{}") << asks(BAD) << asks("see\n{}")
+    play >> judged(0.01) << call(0, "look", "{}", "call_00000000") >> judged(1.0)
+    play << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, False)
+    play << finishes("content_filter") << Record
+    assert play.outcome.retract == [Retraction(C, 0, len(BAD))]
