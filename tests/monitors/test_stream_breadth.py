@@ -346,7 +346,7 @@ def test_what_is_erased_begins_behind_our_own_tag() -> None:
 
 
 def test_a_call_that_waits_shifts_nothing_of_what_is_to_be_erased() -> None:
-    """Text behind a call leaves before it, live, so places in the text are not those in the reply."""
+    """Live, text behind a call leaves before it, so the one's place is not the other's."""
     task = replace(TASK, resume=ResumeMethod.REFUSE)
     play = Playbook(policy(release="live"), task) >> calls(0, "look", "{}") << Open()
     play >> calls(1, "see", "{}") << asks("look\n{}") >> said(BAD) << says(BAD)
