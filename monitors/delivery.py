@@ -58,7 +58,9 @@ class Delivery:
         "_message",
         "_resumable",
         "_sent",
+        "_settled",
         "_spans",
+        "_texts",
         "_unsettled",
         "_unsettled_why",
         "_words",
@@ -98,7 +100,9 @@ class Delivery:
         # Unparsed text, where a closer may still make it thinking that is to be hidden.
         self._unsettled: list[str] = []
         self._unsettled_why: dict[str, int] = {}
-        # Characters that the client got in each field; and in release mode live what may be erased.
+        # Characters that the client got in each field; and in release mode live, of what is not
+        # settled yet, where it stands in the text (tool calls, which wait, aside).
+        self._texts = self._settled = 0
         self._sent = dict.fromkeys(WireField, 0)
         live = self._resumable and policy.release is ReleaseMode.LIVE
         self._spans: deque[_Span] | None = deque() if live else None
@@ -147,7 +151,9 @@ class Delivery:
 
     def text(self, channel: Channel, field: WireField, text: str, mark: Mark | None = None) -> None:
         """Generated text (never empty) leaves."""
-        start = self.frontier
+        start = self._texts
+        if channel is not Channel.MARKUP:
+            self._texts += len(text)
         logprobs = self._count(channel, text, mark)
         if self._emit_as == "hidden":
             if channel is Channel.REASONING or channel is Channel.MARKUP:
@@ -190,19 +196,19 @@ class Delivery:
             coverage.released += len(text)
             coverage.released_unjudged |= self._unsettled_why
             self._forget_unsettled()
-            self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self.frontier)
+            self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self._texts)
         self._close_wrap()
 
     def opener(self, text: str) -> None:
         """We open thinking ourselves, before the upstream has said anything."""
         if self._emit_as != "hidden":
-            self._show(Channel.MARKUP, WireField.CONTENT, text, Mark.OPEN, start=self.frontier)
+            self._show(Channel.MARKUP, WireField.CONTENT, text, Mark.OPEN, start=self._texts)
 
     def thought(self, field: WireField, thought: str) -> None:
         """The client is shown the safety thought that stands at a cut."""
         if self._emit_as == "hidden":
             return
-        self._show(Channel.REASONING, field, thought, start=self.frontier)
+        self._show(Channel.REASONING, field, thought, start=self._texts)
         self._joint = True
 
     def _count(self, channel: Channel, text: str, mark: Mark | None) -> Sequence[TokenLogprob]:
@@ -232,7 +238,6 @@ class Delivery:
         logprobs: Sequence[TokenLogprob] = (),
         start: int,
     ) -> None:
-        length = 0 if channel is Channel.MARKUP else len(text)
         if self._emit_as == "field":
             if channel is Channel.MARKUP:
                 return
@@ -242,6 +247,7 @@ class Delivery:
             field = WireField.CONTENT
             if not self._block_open:
                 self._wrapped = True
+                start += len(text) - len(text.lstrip())
                 text = f"{THINK.opener}\n{text.lstrip()}"
         if field is WireField.CONTENT:
             if mark is Mark.OPEN and self._block_open:
@@ -255,6 +261,7 @@ class Delivery:
                 text = "\n" + text
         self._send(field, text, logprobs)
         if self._spans is not None:
+            length = 0 if channel is Channel.MARKUP else self._texts - start
             offset = self._sent[field] - length
             span = _Span(start, length, field, offset, self._block_open, self._wrapped)
             self._spans.append(span)
@@ -290,6 +297,7 @@ class Delivery:
     def cut(self) -> None:
         """The leg ends here: what it generated beyond is thrown away."""
         self.tokens.cut()
+        self.settled(self._texts - self._settled)  # or it was retracted
         self._joint = True
         self._closing.clear()
         self._forget_unsettled()
@@ -303,26 +311,26 @@ class Delivery:
         self._message = [prefix]
         return prefix
 
-    def retract(self, start: int) -> list[Retraction]:
-        """What the client got of the generated text from this character on.
+    def retract(self) -> list[Retraction]:
+        """What the client got of the text that is not settled.
 
-        Where that is in inline thinking it is open again: its end is erased.
+        Where that begins in inline thinking it is open again: its end is erased.
         """
         first: dict[WireField, _Span] = {}
         for span in self._spans or ():
-            if span.start + span.length > start or (not span.length and span.start >= start):
-                first.setdefault(span.field, span)
+            first.setdefault(span.field, span)
         if (content := first.get(WireField.CONTENT)) is not None:
             self._block_open, self._wrapped = content.block_open, content.wrapped
         return [
-            Retraction(field, span.offset + max(0, start - span.start), self._sent[field])
+            Retraction(field, span.offset + max(0, self._settled - span.start), self._sent[field])
             for field, span in first.items()
         ]
 
-    def settled(self, end: int) -> None:
-        """Up to this character the generated text stands: it will not be retracted."""
+    def settled(self, characters: int) -> None:
+        """So many more characters of text stand: they will not be retracted."""
+        self._settled += characters
         spans = self._spans
-        while spans and spans[0].start + spans[0].length <= end:
+        while spans and spans[0].start + spans[0].length <= self._settled:
             spans.popleft()
 
     # --- coverage -------------------------------------------------------------------------

@@ -365,7 +365,7 @@ class GuardedStream:
             self._end_excursion()
             return
         if self._live:
-            self.outcome.retract += self._delivery.retract(self._excursion.steps[0].start)
+            self.outcome.retract += self._delivery.retract()
         if correct:
             self._correct(unit, decision)
         else:
@@ -387,7 +387,7 @@ class GuardedStream:
             self._flush_excursion()
             return
         if self._live:
-            self.outcome.retract += self._delivery.retract(self._excursion.units[0].start)
+            self.outcome.retract += self._delivery.retract()
         self._refuse(decision)
 
     def _decide(self, decision: Decision) -> None:
@@ -538,7 +538,8 @@ class GuardedStream:
             delivery.call(unit.call)
         else:  # it left long ago, and now it stands
             delivery.keep(unit)
-            delivery.settled(unit.end)
+            if unit.channel is not Channel.MARKUP:
+                delivery.settled(len(unit.text))
             return
         if unit.passage is not None:
             self._do(Record(StepReleased(unit.stage, self._now - unit.complete)))

@@ -65,11 +65,6 @@ class Unit:
     """When its last character came."""
 
     @property
-    def end(self) -> int:
-        """As `start`; markup takes no room."""
-        return self.start + (0 if self.channel is Channel.MARKUP else len(self.text))
-
-    @property
     def stage(self) -> Stage:
         """Which row of the policy rules it; markup has none."""
         return _STAGE[self.channel]

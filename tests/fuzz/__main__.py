@@ -27,10 +27,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     options = parser.parse_args()
-    blocks = [
-        *_blocks("streams", options.seed, options.streams),
-        *_blocks("requests", options.seed, options.requests),
-    ]
+    blocks = sorted(  # both from the start
+        [
+            *_blocks("streams", options.seed, options.streams),
+            *_blocks("requests", options.seed, options.requests),
+        ],
+        key=lambda block: block.start,
+    )
     done: Counter[Kind] = Counter()
     failures: list[Failure] = []
     started = time.monotonic()

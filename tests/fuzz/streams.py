@@ -466,6 +466,7 @@ class Oracle:
         self._answers: dict[int, Verdict] = {}
         self._inputs: list[int] = []
         self._provisional: set[int] = set()
+        self._forgotten: set[int] = set()  # of legs that were cut
         self._verdict_of: dict[str, int] = {}  # ink: the last question that holds it
         self._allowed: set[str] = set()
         self._pending: list[str] = []
@@ -604,7 +605,7 @@ class Oracle:
     @property
     def _all_judged(self) -> bool:
         open_ = self._questions.keys() - self._answers.keys() - self._provisional
-        return not open_
+        return not open_ - self._forgotten
 
     def _on_step(self, step: StepRecord) -> None:
         ink = self._ink.of(step.text)
@@ -632,6 +633,7 @@ class Oracle:
     def _cut(self) -> None:
         """The leg is over: what did not leave never may."""
         self._pending.clear()
+        self._forgotten.update(self._questions)
         if self._case.live:
             self._must_go.update(char for char in self._sent if char not in self._allowed)
         self._texts_prefix()
@@ -698,7 +700,7 @@ class Oracle:
         calls_ink = sum(len(self._ink.of(c.name + c.arguments)) for c in seen.calls)
         assert len(self._sent) + calls_ink <= released
         whole = seen.outcome.ended == "finished" and "AbortUpstream" not in seen.order
-        if whole and not seen.resumed:
+        if whole and not seen.resumed and not case.task.stop:
             received = sum(counts.received for counts in coverage.values())
             said = sum(len(case.text(0, name)) for name in ("reasoning", "content"))
             assert received == said + calls

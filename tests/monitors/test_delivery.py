@@ -199,11 +199,12 @@ def test_what_to_erase_is_named_in_characters_of_each_field() -> None:
     client.settled(6)
     client.text(Channel.REASONING, R, "Bad. Worse.")
     client.text(Channel.ANSWER, C, "Ha!")
-    assert client.retract(6) == [Retraction(R, 6, 17), Retraction(C, 0, 3)]
-    assert client.retract(11) == [Retraction(R, 11, 17), Retraction(C, 0, 3)]
+    assert client.retract() == [Retraction(R, 6, 17), Retraction(C, 0, 3)]
+    client.settled(5)
+    assert client.retract() == [Retraction(R, 11, 17), Retraction(C, 0, 3)]
 
 
 def test_what_to_erase_counts_what_was_inserted() -> None:
     client = Client(release="live", reasoning={"emit": "inline"})
     client.text(Channel.REASONING, R, "Bad.")
-    assert client.retract(0) == [Retraction(C, len("<think>\n"), len("<think>\nBad."))]
+    assert client.retract() == [Retraction(C, len("<think>\n"), len("<think>\nBad."))]

@@ -338,3 +338,27 @@ def test_a_delta_of_text_and_a_call_is_one_token() -> None:
     play >> replace(calls(0, "look"), content=BAD) << Open() << asks(BAD) >> judged(1.0)
     play << AbortUpstream(0) << Refuse(REFUSAL, False) << finishes("content_filter") << Record
     assert play.outcome.discarded_tokens == 1
+
+
+def test_what_is_erased_begins_behind_our_own_tag() -> None:
+    """Blanks that we take off before our tag were counted into what is to be erased."""
+    rules = policy(release="live", reasoning={"emit": "inline"})
+    play = Playbook(rules, replace(TASK, resume=ResumeMethod.REFUSE))
+    play >> thought(f"   {BAD}") << Open() << says(f"<think>\n{BAD}")
+    play >> ended() << asks(BAD) >> judged(1.0)
+    play << AbortUpstream(0) << says("\n</think>\n\n") << Refuse(REFUSAL, False)
+    play << finishes("content_filter") << Record
+    start = len("<think>\n")
+    assert play.outcome.retract == [Retraction(C, start, start + len(BAD))]
+
+
+def test_a_call_that_waits_shifts_nothing_of_what_is_to_be_erased() -> None:
+    """Live, text behind a call leaves before it, so the one's place is not the other's."""
+    task = replace(TASK, resume=ResumeMethod.REFUSE)
+    play = Playbook(policy(release="live"), task) >> calls(0, "look", "{}") << Open()
+    play >> calls(1, "see", "{}") << asks("look\n{}") >> said(BAD) << says(BAD)
+    play >> calls(2, "hear", "{}") << asks(BAD) << asks("see\n{}")
+    play >> judged(0.01) << call(0, "look", "{}", "call_00000000") >> judged(1.0)
+    play << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, False)
+    play << finishes("content_filter") << Record
+    assert play.outcome.retract == [Retraction(C, 0, len(BAD))]
