@@ -175,8 +175,8 @@ class Delivery:
         coverage.released += length
         coverage.released_unjudged["off"] = coverage.released_unjudged.get("off", 0) + length
         self.frontier += length
-        self.tokens.release(length)
-        self._emit(Release(field, text))
+        self._sent[field] += length
+        self._emit(Release(field, text, self.tokens.release(length)))
 
     def call(self, call: ToolCall) -> None:
         """A tool call leaves."""

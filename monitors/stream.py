@@ -128,12 +128,11 @@ class GuardedStream:
         if self._recorded:
             return _NOTHING
         self._now = now
-        passes = self._unread and type(event) is DeltaReceived and self._hears(event.leg)
-        if passes and (effects := self._pass_on(event)):  # type: ignore[arg-type]
-            return effects
         match event:
             case DeltaReceived() if self._hears(event.leg):
                 self._on_delta(event)
+                if self._unread and not self._units.closed:
+                    return self._take_effects()  # nothing waits for anything
             case StepJudged():
                 self._on_verdict(event)
             case UpstreamEnded(leg) if self._hears(leg):
@@ -150,32 +149,6 @@ class GuardedStream:
         self._advance()
         return self._take_effects()
 
-    def _pass_on(self, delta: DeltaReceived) -> Sequence[Effect]:
-        """Mode off, and nothing to do with the text but to send it: the delta is not even parsed.
-
-        Returns nothing where there is more to the delta than text.
-        """
-        if (
-            not self._opened
-            or delta.finish_reason is not None
-            or delta.tool_calls
-            or delta.logprobs
-        ):
-            return _NOTHING
-        delivery, length = self._delivery, len(delta.reasoning) + len(delta.content)
-        if not length or self._units.generated + length > self._policy.limits.max_generated_chars:
-            return _NOTHING
-        self._units.generated += length
-        delivery.tokens.delta(delta.usage, length)
-        if delta.reasoning:
-            delivery.unread(Channel.REASONING, WireField.REASONING, delta.reasoning)
-        if delta.content:
-            delivery.unread(self._unread_as, WireField.CONTENT, delta.content)
-        effects, self._effects = self._effects, []
-        if self.outcome.first_text_seconds is None:
-            self.outcome.first_text_seconds = self._now - self._started
-        return effects
-
     def _hears(self, leg: int) -> bool:
         return leg == self._leg and not self._over and not self._units.closed
 
@@ -191,7 +164,10 @@ class GuardedStream:
         text = len(delta.reasoning) + len(delta.content)
         logprobs = in_text(delta.logprobs, delta.reasoning + delta.content)
         tokens.delta(delta.usage, text, logprobs)
-        self._take(units.read(delta.reasoning, delta.content))
+        if self._unread:
+            self._pass_on(delta)
+        else:
+            self._take(units.read(delta.reasoning, delta.content))
         if delta.tool_calls:
             self._take(units.held_back())
         if delta.tool_calls and units.stopped is None:
@@ -203,6 +179,14 @@ class GuardedStream:
             self._cut_short("stop", stop)
         elif units.generated > self._policy.limits.max_generated_chars:
             self._cut_short("length", None)
+
+    def _pass_on(self, delta: DeltaReceived) -> None:
+        """Mode off, and nothing to do with the text but to send it: it is not even parsed."""
+        if delta.reasoning:
+            self._delivery.unread(Channel.REASONING, WireField.REASONING, delta.reasoning)
+        if delta.content:
+            self._delivery.unread(self._unread_as, WireField.CONTENT, delta.content)
+        self._units.generated += len(delta.reasoning) + len(delta.content)
 
     def _cut_short(self, finish_reason: str, stop: str | None) -> None:
         """End the leg ourselves: what was generated so far is the reply."""

@@ -346,7 +346,7 @@ def test_what_is_erased_begins_behind_our_own_tag() -> None:
     play = Playbook(rules, replace(TASK, resume=ResumeMethod.REFUSE))
     play >> thought(f"   {BAD}") << Open() << says(f"<think>\n{BAD}")
     play >> ended() << asks(BAD) >> judged(1.0)
-    play << AbortUpstream(0) << says("\n</think>\n\n") << Refuse(REFUSAL, False)
+    play << AbortUpstream(0) << Refuse(REFUSAL, False, "\n</think>\n\n")
     play << finishes("content_filter") << Record
     start = len("<think>\n")
     assert play.outcome.retract == [Retraction(C, start, start + len(BAD))]
@@ -359,6 +359,6 @@ def test_a_call_that_waits_shifts_nothing_of_what_is_to_be_erased() -> None:
     play >> calls(1, "see", "{}") << asks("look\n{}") >> said(BAD) << says(BAD)
     play >> calls(2, "hear", "{}") << asks(BAD) << asks("see\n{}")
     play >> judged(0.01) << call(0, "look", "{}", "call_00000000") >> judged(1.0)
-    play << AbortUpstream(0) << says("\n\n") << Refuse(REFUSAL, False)
+    play << AbortUpstream(0) << Refuse(REFUSAL, False, "\n\n")
     play << finishes("content_filter") << Record
     assert play.outcome.retract == [Retraction(C, 0, len(BAD))]
