@@ -24,6 +24,28 @@ def body(prompt: str | list[dict[str, Any]], **extra: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 160, **extra}
 
 
+def tool(name: str, value: str, *allowed: str) -> dict[str, Any]:
+    """A function of one argument. vLLM 0.32 holds the model to a schema only with `strict`."""
+    properties = {value: {"type": "string", "enum": list(allowed)}}
+    parameters = {"type": "object", "properties": properties, "required": [value]}
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Tells about one {value}.",
+            "strict": True,
+            "parameters": {**parameters, "additionalProperties": False},
+        },
+    }
+
+
+WEATHER = tool("get_weather", "city", "Paris", "Rome")
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "place", "schema": WEATHER["function"]["parameters"]},
+}
+
+
 _OWN = ("min_tokens", "ignore_eos", "chat_template_kwargs", "structured_outputs")
 
 

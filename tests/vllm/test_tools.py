@@ -12,11 +12,14 @@ from tests.vllm.asking import (
     GARDEN,
     MARKER,
     PLAIN,
+    SCHEMA,
+    WEATHER,
     Streamed,
     body,
     guard_of,
     streamed,
     thought_of,
+    tool,
     whole,
 )
 from tests.vllm.conftest import Asked, Guarding, policy, until_running
@@ -24,28 +27,8 @@ from tests.vllm.conftest import Asked, Guarding, policy, until_running
 pytestmark = pytest.mark.vllm
 
 
-def tool(name: str, value: str, *allowed: str) -> dict[str, Any]:
-    """A function of one argument. vLLM 0.32 holds the model to a schema only with `strict`."""
-    properties = {value: {"type": "string", "enum": list(allowed)}}
-    parameters = {"type": "object", "properties": properties, "required": [value]}
-    return {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": f"Tells about one {value}.",
-            "strict": True,
-            "parameters": {**parameters, "additionalProperties": False},
-        },
-    }
-
-
-WEATHER = tool("get_weather", "city", "Paris", "Rome")
 ORDER = tool("order", "thing", MARKER)
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
-SCHEMA = {
-    "type": "json_schema",
-    "json_schema": {"name": "place", "schema": WEATHER["function"]["parameters"]},
-}
 
 
 def calls_upstream(asked: Asked) -> list[dict[str, Any]]:
