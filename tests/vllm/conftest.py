@@ -33,9 +33,14 @@ ROOT = Path(__file__).parents[2]
 MODEL = "think-smol"
 STARTS_WITHIN = 240.0
 
-# Tools as in real use. The small model writes blanks for ever where a JSON grammar lets it.
-FLAGS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-JSON_FLAGS = ('{"backend": "xgrammar", "disable_any_whitespace": true}',)
+FLAGS = (
+    "--enable-auto-tool-choice",
+    "--tool-call-parser",
+    "hermes",
+    # Where a JSON grammar allows line breaks, the small model writes nothing else any more.
+    "--structured-outputs-config",
+    '{"backend": "xgrammar", "disable_any_whitespace": true}',
+)
 
 Change = Mapping[str, Any]
 
@@ -218,7 +223,7 @@ def _vllm(template: str, parser: str, model: str) -> Iterator[str]:
     script = ROOT / "deploy" / "vllm-cpu" / "serve.py"
     command = [sys.executable, str(script), "--port", str(port), "--template", template]
     command += ["--reasoning-parser", parser, "--model", model]
-    command += ["--", *FLAGS, "--structured-outputs-config", *JSON_FLAGS]
+    command += ["--", *FLAGS]
     root = f"http://127.0.0.1:{port}"
     with (ROOT / "vllm.log").open("ab") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
