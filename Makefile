@@ -4,12 +4,13 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 VLLM_PORT ?= 8100
 ONCE ?=
+BREAK ?=
 QUICK ?=
 MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint bench soak clean setup-vllm
+.PHONY: help setup demo setup-vllm demo-vllm test test-vllm test-clients faults fuzz lint bench soak clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,11 +46,30 @@ test: setup  ## All tests that need no vLLM
 test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 	$(BIN)/pytest -m vllm --timeout 300 tests
 
+faults: setup  ## The fault table; BREAK=ROW switches one row's protection off (BREAK=all: each)
+	$(BIN)/python -m tests.faults $(if $(BREAK),--break $(BREAK))
+
+test-clients: setup tests/clients/js/node_modules/.synced  ## Tests with the clients that applications use (installs them: 0.6 GB)
+	$(BIN)/pytest -m clients tests/clients
+
+# Their pins are not the product's. Node comes from PyPI: the newest clients want a newer one than many machines have.
+.venv-clients/.synced: tests/clients/requirements.txt | .tools/bin/uv
+	$(UV) venv --clear --quiet --python $(PYTHON) .venv-clients
+	$(UV) pip sync --quiet --require-hashes --python .venv-clients/bin/python tests/clients/requirements.txt
+	@touch $@
+
+tests/clients/js/node_modules/.synced: tests/clients/js/package-lock.json .venv-clients/.synced
+	cd tests/clients/js && PATH="$(CURDIR)/.venv-clients/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 lint: setup  ## ruff, format, types, lock file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(UV) lock --check --quiet
+
+fuzz: setup  ## 100,000 generated streams and 100,000 generated requests
+	$(BIN)/python -m tests.fuzz
 
 .venv-bench/.synced: .tools/bin/uv tests/bench/requirements.txt
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-bench
@@ -64,4 +84,4 @@ soak: setup  ## 50 streams with interventions for MINUTES=10; fails when memory,
 	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)
 
 clean:  ## Remove what make created here
-	rm -rf .venv .tools .venv-vllm .venv-bench .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .venv-vllm .venv-bench .venv-clients tests/clients/js/node_modules .mypy_cache .ruff_cache .hypothesis

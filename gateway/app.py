@@ -18,7 +18,8 @@ from gateway.errors import AuthenticationError, to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.state import Gateway, load, open_gateway
-from gateway.telemetry import CONTENT_TYPE, Levels, log_bug
+from gateway.telemetry import CONTENT_TYPE, Levels
+from monitors.bugs import log_bug
 from monitors.errors import GuardError
 
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
@@ -110,6 +111,7 @@ async def _readyz(request: Request) -> Response:
         "ready": ready,
         "upstream": upstream,
         "policy": gateway.policy.label,
+        "policy_error": gateway.guards.last_error,
         "mode": gateway.policy.mode.value,
         "judges": gateway.judge_names,
         "models": [report.as_dict() for report in gateway.probes.reports],

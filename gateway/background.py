@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from gateway.connection import Connection
 from monitors.errors import GuardError
 
 STARTS_WITHIN = 20.0
@@ -25,7 +26,12 @@ def serve(app: ASGIApp, port: int = 0) -> Iterator[str]:
     """
     with socket.create_server(("127.0.0.1", port)) as listener:
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
+            app,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

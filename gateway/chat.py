@@ -135,6 +135,7 @@ def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatR
             include_usage=admitted.include_usage,
             continuous_usage=admitted.continuous_usage,
             logprobs=admitted.logprobs,
+            top_logprobs=bool(admitted.top_logprobs),
         ),
         stream=admitted.stream,
         choices=admitted.n,

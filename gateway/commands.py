@@ -69,6 +69,7 @@ def serve(
     import uvicorn
 
     from gateway.app import create_app
+    from gateway.connection import Connection
     from gateway.settings import UPSTREAM_KEY, Settings
     from gateway.telemetry import configure_logs
     from monitors.formats import format_named
@@ -100,6 +101,7 @@ def serve(
     )
     uvicorn.run(
         app,
+        http=Connection,
         host=host,
         port=port,
         log_config=None,  # ours: `configure_logs`

@@ -24,7 +24,7 @@ import anyio.to_thread
 import structlog
 
 from gateway.settings import Settings
-from gateway.telemetry import log_bug
+from monitors.bugs import log_bug
 from monitors.errors import UserError
 from monitors.guard import Guard
 from monitors.judges.base import Judge, Passage

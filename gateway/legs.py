@@ -48,11 +48,16 @@ class UpstreamLegs:
         else:
             body, number = next_body(self.body, leg, self.resume), leg.leg
         headers = {**self.headers, "X-Request-Id": f"{self.request_id}-{number}"}
-        async with (
-            self.upstream.chat(body, headers, idle=self.idle) as batches,
-            aclosing(self._deltas(batches)) as deltas,
-        ):
-            yield deltas
+        try:
+            async with (
+                self.upstream.chat(body, headers, idle=self.idle) as batches,
+                aclosing(self._deltas(batches)) as deltas,
+            ):
+                yield deltas
+        except UpstreamHTTPError as error:
+            if number == 0:
+                raise
+            raise error.bare() from None  # it may quote what it was to go on with
 
     async def _deltas(
         self, batches: AsyncIterator[list[Chunk]]
@@ -92,4 +97,7 @@ class UpstreamLegs:
             received.tool_calls = delta.tool_calls
         if head.logprobs and choice.logprobs is not None:
             received.logprobs = choice.logprobs.content or ()
+            if not head.top_logprobs:  # what nobody asked for nobody allowed
+                for entry in received.logprobs:
+                    entry.top_logprobs = []
         return received

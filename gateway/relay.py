@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -35,7 +35,6 @@ from monitors.events import (
     Release,
     ReleaseCall,
 )
-from monitors.formats import WireField
 from monitors.generation import Generation, Legs, Shown
 from monitors.guard_object import GuardObject, guard_object
 from monitors.judges.service import JudgeService
@@ -84,10 +83,8 @@ class _Choice:
         self._sse = StreamReply(exchange.head, index)
         self.whole = WholeReply(exchange.head, index)
         policy = relay.policy
-        holds = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.HOLD
-        self._texts: dict[WireField, list[str]] | None = (
-            {f: [] for f in WireField} if holds else None
-        )
+        self._holds = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.HOLD
+        self._gathers = self._holds or not exchange.stream
         self._counts = exchange.head.continuous_usage
         self.opened = False
         self.finished: Finish | None = None
@@ -128,27 +125,38 @@ class _Choice:
             return
         if relay.complete:
             return  # another choice ended the reply
-        if self._texts is not None:
-            self._remember(effect, self._texts)
         if isinstance(effect, Refuse) and effect.as_error:
             relay.refuse(effect.text)
-        elif relay.exchange.stream:
-            self._stream(effect)
-        else:
+            return
+        if self._gathers:
             self._gather(effect)
+        if relay.exchange.stream:
+            self._stream(effect)
+        if isinstance(effect, Open):
+            self.opened = True
+        elif isinstance(effect, Finish):
+            self.finished = effect
+            relay.one_finished()
 
-    def _remember(self, effect: Shown, texts: dict[WireField, list[str]]) -> None:
-        """What comes back in the next turn's history needs no judge, if all of it had one."""
+    def _gather(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
+        """For the reply in one piece, and because the text comes back in the next turn's history:
+        then it needs no judge, if all of it had one.
+        """
+        whole = self.whole
         match effect:
-            case Release(field, text):
-                texts[field].append(text)
+            case Release():
+                whole.text(effect)
+            case ReleaseCall(call):
+                whole.call(call)
             case Refuse(text):
-                texts[WireField.CONTENT].append(text)
+                whole.refusal(text)
             case Finish():
+                whole.finish(effect)
                 coverage = self.generation.machine.outcome.coverage.values()
-                if all(counts.released_unjudged.keys() <= {"blank"} for counts in coverage):
-                    for parts in texts.values():
-                        self._relay.delivered("".join(parts))
+                judged = all(counts.released_unjudged.keys() <= {"blank"} for counts in coverage)
+                if self._holds and judged:
+                    for text in whole.texts:
+                        self._relay.delivered(text)
 
     def _stream(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
         sse, put = self._sse, self._relay.put
@@ -159,29 +167,11 @@ class _Choice:
             case ReleaseCall(call):
                 put(sse.call(call, usage))
             case Open():
-                self.opened = True
                 put(sse.role(usage))
             case Refuse(text):
                 put(sse.refusal(text, usage))
             case Finish():
-                self.finished = effect
                 put(sse.finish(effect, self.guard))
-                self._relay.one_finished()
-
-    def _gather(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
-        match effect:
-            case Release():
-                self.whole.text(effect)
-            case ReleaseCall(call):
-                self.whole.call(call)
-            case Open():
-                self.opened = True
-            case Refuse(text):
-                self.whole.refusal(text)
-            case Finish():
-                self.finished = effect
-                self.whole.finish(effect)
-                self._relay.one_finished()
 
 
 class Relay:
@@ -204,6 +194,8 @@ class Relay:
         `live` is entered for as long as generations are under way, `delivered` told of each text
         that was judged and delivered whole.
         """
+        if not exchange.stream:  # nothing of it leaves before its end: nothing is to be erased
+            policy = replace(policy, release=ReleaseMode.HOLD)
         self.exchange, self.policy, self.task = exchange, policy, task
         self.judges, self.observer, self.delivered = judges, observer, delivered
         self._live = live

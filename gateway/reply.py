@@ -27,6 +27,7 @@ class ReplyHead:
     include_usage: bool
     continuous_usage: bool = False
     logprobs: bool = False
+    top_logprobs: bool = False
     reasoning_names: list[str] = field(default_factory=lambda: ["reasoning"])
     """The delta field(s) in which this upstream writes thinking; ours are the same."""
     system_fingerprint: str | None = None
@@ -127,6 +128,11 @@ class WholeReply:
         self._refusal: str | None = None
         self.choice: dict[str, Any] = {}
         """The finished choice."""
+
+    @property
+    def texts(self) -> list[str]:
+        """Thinking and content so far."""
+        return ["".join(parts) for parts in self._parts.values()]
 
     def text(self, release: Release) -> None:
         """A piece of released text."""

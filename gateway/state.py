@@ -17,8 +17,9 @@ from gateway.history import Delivered
 from gateway.probe import ProbeReport, probe
 from gateway.relay import Observer
 from gateway.settings import Settings
-from gateway.telemetry import Telemetry, log_bug
+from gateway.telemetry import Telemetry
 from gateway.upstream import Upstream
+from monitors.bugs import log_bug
 from monitors.errors import GuardError
 from monitors.events import Recorded
 from monitors.formats import AUTO, Format

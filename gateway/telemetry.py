@@ -8,11 +8,9 @@ log goes through `_LibraryLog`: who, where and which class of error; their texts
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from traceback import extract_tb
 
 import structlog
 from prometheus_client import (
@@ -26,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from monitors.bugs import bare
 from monitors.errors import UserError
 from monitors.events import Outcome, Recorded, StepRecord, StepReleased
 from monitors.taxonomy import Stage
@@ -237,11 +236,6 @@ class Telemetry:
         return unjudged
 
 
-def log_bug(error: Exception) -> None:
-    """Log an error that is ours: its type and where, but no text, which may quote users."""
-    structlog.get_logger("mlrm_guard").error("internal error", **_bare(error))
-
-
 def configure_logs(level: str = "info") -> None:
     """JSON lines on stderr, ours and the libraries'. Called once, by the command that serves.
 
@@ -332,19 +326,10 @@ class _LibraryLog(logging.Handler):
         told = record.msg if isinstance(record.msg, BaseException) else error
         level = min(max(record.levelno // 10, 1), 5) * 10  # some have levels of their own
         where = f"{record.module}:{record.funcName}:{record.lineno}"
-        facts = {"logger": record.name, "at": where} | (_bare(told) if told is not None else {})
+        facts = {"logger": record.name, "at": where} | (bare(told) if told is not None else {})
         if record.name.startswith("uvicorn") and isinstance(record.msg, str):
             facts["message"] = record.msg.partition("\n")[0][:200]
         structlog.get_logger("mlrm_guard").log(level, "library", **facts)
-
-
-def _bare(error: BaseException) -> dict[str, object]:
-    """An error's class and place; of the system's errors also the system's own words."""
-    where = [f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-    facts: dict[str, object] = {"error": type(error).__name__, "where": where[-8:]}
-    if isinstance(error, OSError) and error.errno is not None:
-        facts["system"] = os.strerror(error.errno)
-    return facts
 
 
 def _by_stage(histogram: Histogram) -> dict[Stage, Histogram]:

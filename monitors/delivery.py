@@ -13,17 +13,33 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from monitors.events import Coverage, Effect, Release, ReleaseCall, Retraction, ToolCall
 from monitors.formats import THINK, Channel, Format, Mark, WireField
 from monitors.policy import Policy
 from monitors.task import Task
 from monitors.taxonomy import Mode, ReleaseMode
-from monitors.tokens import TokenLedger
+from monitors.tokens import TokenLedger, in_text
 from monitors.units import EARLIER_STEPS, Unit
 from monitors.wire import TokenLogprob
 
 _ANSWERS = (Channel.ANSWER, Channel.UNPARSED, Channel.TOOL_CALL)
+
+
+class _Span(NamedTuple):
+    """Text or a tag that left and is not settled yet."""
+
+    start: int
+    """In the generated text."""
+    length: int
+    field: WireField
+    offset: int
+    """In what the client got in this field."""
+    block_open: bool
+    """Whether it stands in inline thinking, ..."""
+    wrapped: bool
+    """... by tags of ours."""
 
 
 class Delivery:
@@ -82,11 +98,10 @@ class Delivery:
         # Unparsed text, where a closer may still make it thinking that is to be hidden.
         self._unsettled: list[str] = []
         self._unsettled_why: dict[str, int] = {}
-        # Characters that the client got in each field; and in release mode live, of what is not
-        # settled yet: where in the generated text, in which field, from where, how many.
+        # Characters that the client got in each field; and in release mode live what may be erased.
         self._sent = dict.fromkeys(WireField, 0)
-        live = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.LIVE
-        self._spans: deque[tuple[int, WireField, int, int]] | None = deque() if live else None
+        live = self._resumable and policy.release is ReleaseMode.LIVE
+        self._spans: deque[_Span] | None = deque() if live else None
 
     @property
     def shown(self) -> bool:
@@ -142,6 +157,7 @@ class Delivery:
             if channel is Channel.UNPARSED:
                 self._unsettled.append(text)
                 return
+            logprobs = in_text(logprobs, text)  # a delta may hold thinking, too
         self.coverage(channel).released += len(text)
         self._show(channel, field, text, mark, logprobs=logprobs, start=start)
 
@@ -176,6 +192,11 @@ class Delivery:
             self._forget_unsettled()
             self._show(Channel.UNPARSED, WireField.CONTENT, text, start=self.frontier)
         self._close_wrap()
+
+    def opener(self, text: str) -> None:
+        """We open thinking ourselves, before the upstream has said anything."""
+        if self._emit_as != "hidden":
+            self._show(Channel.MARKUP, WireField.CONTENT, text, Mark.OPEN, start=self.frontier)
 
     def thought(self, field: WireField, thought: str) -> None:
         """The client is shown the safety thought that stands at a cut."""
@@ -234,7 +255,9 @@ class Delivery:
                 text = "\n" + text
         self._send(field, text, logprobs)
         if self._spans is not None:
-            self._spans.append((start, field, self._sent[field] - length, length))
+            offset = self._sent[field] - length
+            span = _Span(start, length, field, offset, self._block_open, self._wrapped)
+            self._spans.append(span)
 
     def _send(self, field: WireField, text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
         self._last_field, self._ended_blank = field, text[-1].isspace()
@@ -283,17 +306,25 @@ class Delivery:
         return prefix
 
     def retract(self, start: int) -> list[Retraction]:
-        """What the client got of the generated text from this character on."""
-        first: dict[WireField, int] = {}
-        for at, field, offset, length in self._spans or ():
-            if at + length > start or (not length and at >= start):
-                first.setdefault(field, offset + max(0, start - at))
-        return [Retraction(field, offset, self._sent[field]) for field, offset in first.items()]
+        """What the client got of the generated text from this character on.
+
+        Where that is in inline thinking it is open again: its end is erased.
+        """
+        first: dict[WireField, _Span] = {}
+        for span in self._spans or ():
+            if span.start + span.length > start or (not span.length and span.start >= start):
+                first.setdefault(span.field, span)
+        if (content := first.get(WireField.CONTENT)) is not None:
+            self._block_open, self._wrapped = content.block_open, content.wrapped
+        return [
+            Retraction(field, span.offset + max(0, start - span.start), self._sent[field])
+            for field, span in first.items()
+        ]
 
     def settled(self, end: int) -> None:
         """Up to this character the generated text stands: it will not be retracted."""
         spans = self._spans
-        while spans and spans[0][0] + spans[0][3] <= end:
+        while spans and spans[0].start + spans[0].length <= end:
             spans.popleft()
 
     # --- coverage -------------------------------------------------------------------------

@@ -14,11 +14,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from traceback import extract_tb
 from typing import Protocol
 
-import structlog
-
+from monitors.bugs import log_bug
 from monitors.errors import GenerationTooLongError, GuardError
 from monitors.events import (
     AbortUpstream,
@@ -247,11 +245,3 @@ class Generation:
     def _open(self, leg: int, request: Leg) -> None:
         self._reading = leg
         self._reader = self._group.create_task(self._read(leg, request))
-
-
-def log_bug(error: BaseException) -> None:
-    """Log an error that is ours: its type and where, but no text, which may quote users."""
-    where = [f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-    structlog.get_logger("mlrm_guard").error(
-        "internal error", error=type(error).__name__, where=where[-8:]
-    )

@@ -23,7 +23,7 @@ text leaves as it comes and decisions change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from monitors.account import note_decision, note_step
 from monitors.delivery import Delivery
@@ -52,13 +52,14 @@ from monitors.events import (
 )
 from monitors.evidence import Decision, Evidence, weigh_input
 from monitors.excursion import Excursion
-from monitors.formats import AUTO, Channel, Mark, Piece, ReplyParser, WireField
+from monitors.formats import AUTO, Channel, Piece, ReplyParser, WireField
 from monitors.judges.base import Verdict
 from monitors.policy import Policy
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Mode, ReleaseMode, Stage
+from monitors.tokens import in_text
 from monitors.units import Unit, Units
-from monitors.wire import TokenLogprob, Usage
+from monitors.wire import Usage
 
 _NOTHING: tuple[Effect, ...] = ()
 _STOP: tuple[str, int | str | None] = ("stop", None)
@@ -96,6 +97,7 @@ class GuardedStream:
 
         self._answered = False  # the upstream sent its first delta
         self._opened = False
+        self._prelude = ""  # primed: what opens the thinking, once the reply is open
         self._over = False  # nothing more will be delivered
         self._recorded = False
 
@@ -186,14 +188,16 @@ class GuardedStream:
         if delta.finish_reason is not None:
             self._finish_as = (delta.finish_reason or "stop", delta.stop_reason)
         units, tokens = self._units, self._delivery.tokens
-        logprobs = _of_text(delta) if delta.logprobs else ()
-        tokens.delta(delta.usage, len(delta.reasoning) + len(delta.content), logprobs)
+        text = len(delta.reasoning) + len(delta.content)
+        logprobs = in_text(delta.logprobs, delta.reasoning + delta.content)
+        tokens.delta(delta.usage, text, logprobs)
         self._take(units.read(delta.reasoning, delta.content))
         if delta.tool_calls:
             self._take(units.held_back())
+        if delta.tool_calls and units.stopped is None:
             before = units.called
             calls = units.calls(delta.tool_calls, self._now)
-            tokens.delta(delta.usage, units.called - before)
+            tokens.delta(delta.usage, units.called - before, more=text > 0)
             self._add(calls)
         if (stop := units.stopped) is not None:
             self._cut_short("stop", stop)
@@ -412,9 +416,11 @@ class GuardedStream:
         self._answered = False
         known = self._task.format
         self._thought_in = WireField.CONTENT if known.inline else WireField.REASONING
-        if known.inline and not known.starts_inside:
-            opener = f"{known.opener}\n"
-            self._delivery.text(Channel.MARKUP, WireField.CONTENT, opener, Mark.OPEN)
+        # A restarted generation opens its thinking itself, or does not think.
+        if known.inline and not known.starts_inside and self._resumes:
+            self._prelude = f"{known.opener}\n"
+            if self._opened:
+                self._open_thinking()
         self._begin_leg(thought, inline=known.inline)
 
     def _begin(self) -> None:
@@ -428,7 +434,7 @@ class GuardedStream:
         self._begun = True
         self._finish_as = _STOP
         spent = delivery.tokens.spent
-        if anew or task.resume is ResumeMethod.RESTART:
+        if anew or not self._resumes:
             parser = ReplyParser(task.format)
             self._do(Restart(self._leg, thought, spent))
         else:
@@ -437,6 +443,11 @@ class GuardedStream:
             prefix = delivery.resume(thought, family)
             self._do(Resume(self._leg, prefix, spent, family.opener))
         self._units = Units(task, parser, delivery.frontier, delivery.kept)
+
+    @property
+    def _resumes(self) -> bool:
+        """Whether the upstream goes on with a message, and does not begin anew."""
+        return self._task.resume is not ResumeMethod.RESTART
 
     def _refuse(self, decision: Decision) -> None:
         at_input = decision.stage is Stage.INPUT
@@ -499,6 +510,13 @@ class GuardedStream:
         if force or (self._answered and not self._over and not waits):
             self._opened = True
             self._do(Open())
+            self._open_thinking()
+
+    def _open_thinking(self) -> None:
+        """Open the block of a primed message, which the upstream believes open."""
+        if opener := self._prelude:
+            self._prelude = ""
+            self._delivery.opener(opener)
 
     def _flush_excursion(self) -> None:
         """Release every scored unit and close the excursion."""
@@ -519,7 +537,7 @@ class GuardedStream:
             delivery.call(unit.call)
         else:  # it left long ago, and now it stands
             delivery.keep(unit)
-            delivery.settled(unit.start + len(unit.text))
+            delivery.settled(unit.end)
             return
         if unit.passage is not None:
             self._do(Record(StepReleased(unit.stage, self._now - unit.complete)))
@@ -572,20 +590,3 @@ class GuardedStream:
         if due is not None and (self._wake is None or due < self._wake):
             self._wake = max(due, self._now)
             self._do(WakeAt(self._wake))
-
-
-def _of_text(delta: DeltaReceived) -> Sequence[TokenLogprob]:
-    """The log probabilities of the tokens that stand in the delta's text.
-
-    Others (control tokens, of a tag that a parser took out) show what no judge has seen.
-    """
-    return list(_found(delta.logprobs, delta.reasoning + delta.content))
-
-
-def _found(logprobs: Sequence[TokenLogprob], text: str) -> Iterator[TokenLogprob]:
-    at = 0
-    for entry in logprobs:
-        found = text.find(entry.token, at) if entry.token else -1
-        if found >= 0:
-            at = found + len(entry.token)
-            yield entry

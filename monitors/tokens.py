@@ -69,14 +69,16 @@ class TokenLedger:
         usage: Usage | None,
         characters: int,
         logprobs: Sequence[TokenLogprob] = _NO_LOGPROBS,
+        *,
+        more: bool = False,
     ) -> None:
-        """One delta came, with so many characters of text."""
+        """One delta came, with so many characters of text; `more` of the same delta."""
         self._characters += characters
         if usage is not None:
             self._last = usage
             if self._first or self._prompt is None:  # the first leg's last usage has the details
                 self._prompt = usage
-        elif characters:  # the role's and the finish reason's are no tokens
+        elif characters and not more:  # the role's and the finish reason's are no tokens
             self._deltas += 1
         if self._marks and self._marks[-1][0] == self._characters:
             earlier = self._marks.pop()[2]  # no text since: there is nothing between the two
@@ -126,3 +128,20 @@ class TokenLedger:
             completion_tokens_details=details,
             prompt_tokens_details=self._prompt.prompt_tokens_details,
         )
+
+
+def in_text(logprobs: Sequence[TokenLogprob], text: str) -> Sequence[TokenLogprob]:
+    """The log probabilities of the tokens that stand in this text, in order.
+
+    Others (control tokens, of a tag that a parser took out) show what no judge has seen.
+    """
+    if not logprobs:
+        return _NO_LOGPROBS
+    at = 0
+    inside: list[TokenLogprob] = []
+    for entry in logprobs:
+        found = text.find(entry.token, at) if entry.token else -1
+        if found >= 0:
+            at = found + len(entry.token)
+            inside.append(entry)
+    return inside

@@ -65,6 +65,11 @@ class Unit:
     """When its last character came."""
 
     @property
+    def end(self) -> int:
+        """As `start`; markup takes no room."""
+        return self.start + (0 if self.channel is Channel.MARKUP else len(self.text))
+
+    @property
     def stage(self) -> Stage:
         """Which row of the policy rules it; markup has none."""
         return _STAGE[self.channel]
@@ -153,8 +158,8 @@ class Units:
         return self._count(self._parser.feed(reasoning, content))
 
     def held_back(self) -> Sequence[Piece]:
-        """A tool call begins: text in which a tag might have begun is none."""
-        return () if self._parser.idle else self._count(self._parser.close())
+        """A tool call begins: text in which a tag or a stop string might have begun is none."""
+        return self._count(self._parser.close(), final=True)
 
     def calls(self, fragments: Iterable[ToolDelta], now: float) -> Sequence[Unit]:
         """Add the tool calls of one delta; return the units that it closes, oldest first."""
@@ -169,17 +174,19 @@ class Units:
     def close(self) -> Sequence[Piece]:
         """The leg ended: return the pieces that were held back."""
         self.closed = True
-        return self._count(self._parser.close())
+        return self._count(self._parser.close(), final=True)
 
-    def _count(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+    def _count(self, pieces: Sequence[Piece], *, final: bool = False) -> Sequence[Piece]:
         if self._stop is not None:
-            pieces = list(self._up_to_stop(pieces, self._stop))
+            pieces = list(self._up_to_stop(pieces, self._stop, final=final))
         for piece in pieces:
             if piece.channel is not Channel.MARKUP:
                 self.generated += len(piece.text)
         return pieces
 
-    def _up_to_stop(self, pieces: Iterable[Piece], stop: StopFilter) -> Iterable[Piece]:
+    def _up_to_stop(
+        self, pieces: Iterable[Piece], stop: StopFilter, *, final: bool
+    ) -> Iterable[Piece]:
         """Stop strings are looked for in what may be the answer; nothing behind one counts."""
         for piece in pieces:
             if stop.matched is not None:
@@ -192,7 +199,7 @@ class Units:
                 text = piece.text
             if text:
                 yield Piece(piece.channel, piece.field, text, piece.mark)
-        if self.closed:
+        if final:
             yield from self._held_back(stop)
 
     def _held_back(self, stop: StopFilter) -> Iterable[Piece]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -32,12 +32,14 @@ from monitors.events import (
     Record,
     Refuse,
     Release,
+    ReleaseCall,
     Restart,
     Resume,
     StepJudged,
     StepRecord,
     StepReleased,
     TimePassed,
+    ToolCall,
     UpstreamEnded,
     UpstreamFailed,
     WakeAt,
@@ -49,7 +51,7 @@ from monitors.policy_file import parse_policy
 from monitors.stream import GuardedStream
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Scenario
-from monitors.wire import Usage
+from monitors.wire import TokenLogprob, Usage
 
 THOUGHT = "I should keep this safe."
 REFUSAL = "I can't help with that."
@@ -220,8 +222,9 @@ class Playbook:
 
 # --- driven runs ------------------------------------------------------------------------------
 
-Chunk = tuple[str, str]
-"""Reasoning and content of one delta."""
+Ending = UpstreamEnded | UpstreamFailed | ClientLeft
+Chunk = tuple[str, str] | DeltaReceived | Ending
+"""Reasoning and content of one delta, a delta, or what ends the leg."""
 
 
 @dataclass
@@ -231,13 +234,15 @@ class Seen:
     outcome: Outcome = field(default_factory=Outcome)
     reasoning: str = ""
     content: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     refusal: str | None = None
     finish: list[Finish] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     outcomes: int = 0
     steps: list[StepRecord] = field(default_factory=list)
-    passages: list[Passage] = field(default_factory=list)
-    """Of the scored steps."""
+    begun: bool = False
+    """The upstream was asked for leg 0."""
     resumed: list[Resume | Restart] = field(default_factory=list)
     asked: list[list[tuple[int, Passage]]] = field(default_factory=lambda: [[]])
     """Per leg, in order."""
@@ -259,43 +264,58 @@ def drive(
     resume: Callable[[int], Iterable[Chunk]] = lambda leg: [],
     wake: bool = False,
     usage: bool = True,
-    last: Event | None = None,
-    watch: Callable[[Seen], None] = lambda seen: None,
+    last: Ending | None = None,
+    weights: tuple[int, int, int] = (3, 2, 1),
+    watch: Callable[[Seen, Effect], None] = lambda seen, effect: None,
+    tell: Callable[[Event], None] = lambda event: None,
 ) -> Seen:
     """Run a generation to its end.
 
-    Without `order` every question is answered at once; with it, what happens next is drawn: a
-    delta, one of the open verdicts, with `wake` also `TimePassed`. Each delta is one token. `last`
-    comes instead of the upstream's end. `watch` is called after each effect.
+    Without `order` every question is answered at once; with it, what happens next is drawn by
+    `weights`: a delta, one of the open verdicts, with `wake` also `TimePassed`. Each delta is one
+    token. `last` comes instead of the upstream's end. `tell` is called before each event, `watch`
+    after each effect.
     """
     seen = Seen(stream.outcome)
     open_questions: list[tuple[int, Passage]] = []
     now = 0.0
 
     def deltas(leg: int, chunks: Iterable[Chunk]) -> list[Event]:
-        texts: list[Event] = [
-            DeltaReceived(leg, *chunk, usage=Usage(7, n, 7 + n) if usage else None)
-            for n, chunk in enumerate(chunks, start=1)
-        ]
-        end = UpstreamEnded(leg) if leg or last is None else last
-        return [*texts, end]
+        events: list[Event] = []
+        for n, chunk in enumerate(chunks, start=1):
+            if isinstance(chunk, tuple):
+                count = Usage(7, n, 7 + n) if usage else None
+                events.append(DeltaReceived(leg, *chunk, usage=count))
+            elif isinstance(chunk, ClientLeft):
+                events.append(chunk)
+            else:
+                events.append(replace(chunk, leg=leg))
+        if not events or isinstance(events[-1], DeltaReceived):
+            events.append(UpstreamEnded(leg) if leg or last is None else last)
+        return events
 
-    upstream = deltas(0, chunks)
+    upstream: list[Event] = []
 
     def do(effects: Sequence[Effect]) -> None:
         nonlocal upstream
         for effect in effects:
             seen.order.append(type(effect).__name__)
             match effect:
+                case Begin():
+                    seen.begun = True
+                    upstream = deltas(0, chunks)
                 case Judge(id, passage):
                     open_questions.append((id, passage))
                     seen.asked[-1].append((id, passage))
-                case Release(where, text):
+                case Release(where, text, logprobs):
                     seen.leg_text[-1] += text
+                    seen.logprobs += logprobs
                     if where is WireField.REASONING:
                         seen.reasoning += text
                     else:
                         seen.content += text
+                case ReleaseCall(call):
+                    seen.calls.append(call)
                 case Refuse(text):
                     seen.refusal = text
                 case AbortUpstream(leg):
@@ -316,28 +336,35 @@ def drive(
                     seen.leg_steps[-1].append(step)
                 case Record(Outcome()):
                     seen.outcomes += 1
-            watch(seen)
+            watch(seen, effect)
+
+    def happens(event: Event) -> None:
+        tell(event)
+        do(stream.handle(event, now))
 
     def answer(index: int) -> None:
         number, passage = open_questions.pop(index)
         seen.answered.add(number)
-        do(stream.handle(StepJudged(number, judge(passage)), now))
+        happens(StepJudged(number, judge(passage)))
 
     do(stream.start(now))
+    if not seen.begun and not open_questions:  # a playbook's stream, which has begun
+        upstream = deltas(0, chunks)
     while upstream or open_questions:
         if order is None:
             draw = 1 if open_questions else 0
         else:
-            weights = [3 * bool(upstream), 2 * bool(open_questions), wake]
-            draw = order.choices(range(3), weights)[0]
+            delta, verdict, time = weights
+            likely = [delta * bool(upstream), verdict * bool(open_questions), time * wake]
+            draw = order.choices(range(3), likely)[0]
             now += order.random()
         if draw == 2:
-            do(stream.handle(TimePassed(), now))
+            happens(TimePassed())
         elif draw == 1:
             answer(order.randrange(len(open_questions)) if order else 0)
         else:
             event = upstream.pop(0)
             if isinstance(event, DeltaReceived):
                 seen.leg_tokens[-1] += 1
-            do(stream.handle(event, now))
+            happens(event)
     return seen

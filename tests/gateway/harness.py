@@ -194,6 +194,17 @@ class Streamed:
     def text(self, name: str) -> str:
         return "".join(choice["delta"].get(name) or "" for choice in self.choices)
 
+    def of(self, index: int) -> Streamed:
+        """The events of one choice alone."""
+        own = [e for e in self.events if e["choices"] and e["choices"][0]["index"] == index]
+        raw = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in own)
+        return Streamed(self.status, self.headers, raw)
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The tool calls, each of which came whole."""
+        return [call for choice in self.choices for call in choice["delta"].get("tool_calls", ())]
+
     @property
     def guard(self) -> dict[str, Any]:
         """The guard object, which must stand on the finish chunk and nowhere else."""

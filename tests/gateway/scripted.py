@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from gateway.simulate.deltas import TOKEN
 from tests.gateway.harness import MODEL
 
 Step = bytes | threading.Event
@@ -34,6 +35,69 @@ def chunk(finish: str | None = None, **delta: str) -> bytes:
     return event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
 
+Delta = Mapping[str, Any]
+ANOTHER = "gunmetal"
+"""A token that was never drawn: it stands in `top_logprobs` alone."""
+
+
+def thinks(text: str) -> list[Delta]:
+    """Deltas of thinking, a token each."""
+    return [{"reasoning": token} for token in TOKEN.findall(text)]
+
+
+def says(text: str) -> list[Delta]:
+    """Deltas of the answer, a token each."""
+    return [{"content": token} for token in TOKEN.findall(text)]
+
+
+def calls(*functions: tuple[str, str], size: int = 3, ids: str = "chatcmpl-tool-") -> list[Delta]:
+    """Deltas of tool calls (name, arguments) as vLLM streams them: a name, then fragments."""
+    deltas: list[Delta] = []
+    for index, (name, arguments) in enumerate(functions):
+        call_id = f"{ids}{index:016x}"
+        first = {"id": call_id, "type": "function", "index": index, "function": {"name": name}}
+        deltas.append({"content": None, "tool_calls": [first]})
+        for at in range(0, len(arguments), size):
+            more = {"index": index, "function": {"arguments": arguments[at : at + size]}}
+            deltas.append({"content": None, "tool_calls": [more]})
+    return deltas
+
+
+def told(*deltas: Delta, finish: str = "stop", logprobs: bool = False, prompt: int = 7) -> Step:
+    """A whole reply on vLLM's wire: one token in each delta, usage on every chunk."""
+    rows = [head(), _told({"role": "assistant", "content": ""}, 0, 0, prompt)]
+    thought = 0
+    for count, delta in enumerate(deltas, start=1):
+        thought += "reasoning" in delta
+        token = delta.get("reasoning") or delta.get("content") or ""
+        rows.append(_told(delta, count, thought, prompt, token=token if logprobs else None))
+    rows.append(_told({}, len(deltas), thought, prompt, finish=finish))
+    usage = _usage(len(deltas), thought, prompt)
+    return b"".join([*rows, event({"choices": [], "usage": usage}), DONE])
+
+
+def _usage(count: int, thought: int, prompt: int) -> dict[str, Any]:
+    total = {"prompt_tokens": prompt, "total_tokens": prompt + count, "completion_tokens": count}
+    return {**total, "completion_tokens_details": {"reasoning_tokens": thought}}
+
+
+def _told(
+    delta: Delta,
+    count: int,
+    thought: int,
+    prompt: int,
+    *,
+    token: str | None = None,
+    finish: str | None = None,
+) -> bytes:
+    choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    if token is not None:
+        shown = {"token": token, "logprob": -0.25, "bytes": list(token.encode())}
+        other = {"token": ANOTHER, "logprob": -1.5, "bytes": list(ANOTHER.encode())}
+        choice["logprobs"] = {"content": [{**shown, "top_logprobs": [shown, other]}]}
+    return event({"choices": [choice], "usage": _usage(count, thought, prompt)})
+
+
 ROLE = chunk(role="assistant", content="")
 FINISH = chunk(finish="stop")
 DONE = b"data: [DONE]\n\n"
@@ -44,6 +108,10 @@ class Scripted:
 
     def __init__(self, script: Callable[[], Iterable[Step]]) -> None:
         self.sent = 0
+        self.probes = True
+        """Whether the probe is answered."""
+        self.requests: list[dict[str, Any]] = []
+        """Bodies of the chat requests, the probe's left out."""
         self.asked = threading.Event()
         """A chat request came."""
         self.dropped = threading.Event()
@@ -51,6 +119,7 @@ class Scripted:
         self.headers = b""
         """Of the last request."""
         self._script = script
+        self._reply: Callable[[dict[str, Any]], Step | Iterable[Step]] | None = None
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.root = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -61,7 +130,14 @@ class Scripted:
         """Play this from now on."""
         self.asked.clear()
         self.dropped.clear()
+        self._reply = None
         self._script = lambda: steps
+
+    def answer(self, reply: Callable[[dict[str, Any]], Step | Iterable[Step]]) -> None:
+        """Answer each request, from now on, by what it asks for."""
+        self.play()
+        self.requests.clear()
+        self._reply = reply
 
     def stop(self) -> None:
         self._stopped.set()
@@ -114,9 +190,13 @@ class Scripted:
         if path == "/health":
             return [body({})]
         if request.get("return_prompt_text"):
-            return _probed(request)
+            return _probed(request) if self.probes else [body({"error": "no"}, 500)]
+        self.requests.append(request)
         self.asked.set()
-        return self._script()
+        if self._reply is None:
+            return self._script()
+        steps = self._reply(request)
+        return [steps] if isinstance(steps, bytes | threading.Event) else steps
 
 
 def _probed(request: dict[str, Any]) -> list[Step]:

@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.access import key_hash
 from gateway.settings import UPSTREAM_KEY
-from gateway.telemetry import Levels, Telemetry, configure_logs, log_bug
+from gateway.telemetry import Levels, Telemetry, configure_logs
+from monitors.bugs import log_bug
 from monitors.events import Coverage, Outcome, Retraction, StepRecord, StepReleased
 from monitors.formats import WireField
 from monitors.judges.base import Verdict

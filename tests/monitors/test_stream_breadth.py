@@ -157,8 +157,26 @@ def test_a_risky_request_is_primed_with_an_empty_prefix() -> None:
 
 def test_an_inline_upstream_is_primed_inside_a_block_that_the_client_sees() -> None:
     play = Playbook(PRIMING, replace(ASKING, format=THINK)) << asks("How?")
-    primed(play) << AbortUpstream(0) << says("<think>\n") << Resume(1, f"<think>\n{THOUGHT}", 0)
-    play >> said(f"{FINE}</think>Yes.", 1) << Open() << asks(FINE) >> judged(0.01) << says(FINE)
+    primed(play) << AbortUpstream(0) << Resume(1, f"<think>\n{THOUGHT}", 0)
+    play >> said(f"{FINE}</think>Yes.", 1) << Open() << says("<think>\n")
+    play << asks(FINE) >> judged(0.01) << says(FINE)
+
+
+def test_a_tag_of_ours_is_counted_as_nothing_that_the_upstream_said() -> None:
+    play = Playbook(PRIMING, replace(ASKING, format=THINK)) << asks("How?")
+    primed(play) << AbortUpstream(0) << Resume(1, f"<think>\n{THOUGHT}", 0)
+    token = TokenLogprob("Aye.", -0.1)
+    play >> DeltaReceived(1, content="Aye.", logprobs=[token]) << Open() << says("<think>\n")
+    play >> said(f" {FINE}", 1) >> ended(1) << asks(f"Aye. {FINE}")
+    play >> judged(0.01) << Release(C, f"Aye. {FINE}", [token]) << finishes() << Record
+    assert all(each.released <= each.received for each in play.outcome.coverage.values())
+
+
+def test_a_restarted_generation_opens_its_thinking_itself() -> None:
+    task = replace(ASKING, format=THINK, resume=ResumeMethod.RESTART)
+    play = primed(Playbook(PRIMING, task) << asks("How?")) << AbortUpstream(0)
+    play << Restart(1, THOUGHT, 0) >> said(FINE, 1) << Open() >> ended(1) << asks(FINE)
+    play >> judged(0.01) << says(FINE) << finishes() << Record
 
 
 def test_what_cannot_be_primed_is_refused() -> None:
@@ -274,3 +292,42 @@ def test_the_outcome_says_when_things_happened() -> None:
     play >> judged(0.01) << thinks(FINE) >> waited(0.5)
     assert (play.outcome.upstream_seconds, play.outcome.first_text_seconds) == (1.0, 3.0)
     assert [(lag.stage, lag.seconds) for lag in play.lags] == [(Stage.REASONING, 2.0)]
+
+
+# --- what fuzzing found -----------------------------------------------------------------------
+
+
+def test_a_tag_that_stands_settles_nothing_behind_it() -> None:
+    """Released live, the opener's length was taken for text that was judged."""
+    play = Playbook(policy(release="live"), replace(TASK, resume=ResumeMethod.REFUSE))
+    play >> said(f"<think>{BAD}") << Open() << says("<think>") << says(BAD)
+    play >> ended() << asks(BAD) >> judged(1.0)
+    play << AbortUpstream(0) << says("\n</think>\n\n") << Refuse(REFUSAL, False)
+    play << finishes("content_filter") << Record
+    assert play.outcome.retract == [Retraction(C, len("<think>"), len("<think>") + len(BAD))]
+
+
+def test_tokens_of_hidden_thinking_stay_hidden_where_a_delta_holds_both() -> None:
+    tokens = [TokenLogprob(text, -0.1) for text in ("Psst.", "</think>", "Yes.")]
+    play = Playbook(task=replace(TASK, hide_reasoning=True))
+    play >> DeltaReceived(0, content="<think>Psst.</think>Yes.", logprobs=tokens) << Open()
+    play << asks("Psst.") >> ended() << asks("Yes.") >> judged(0.01) >> judged(0.01)
+    play << Release(C, "Yes.", tokens[2:]) << finishes() << Record
+
+
+def test_a_call_behind_a_stop_string_never_happened() -> None:
+    delta = replace(calls(0, "look"), content="Yes.STOP")
+    play = Playbook(task=replace(TASK, stop=("STOP",))) >> delta << Open() << AbortUpstream(0)
+    play << asks("Yes.") >> judged(0.01) << says("Yes.") << finishes("stop", "STOP") << Record
+
+
+def test_a_call_ends_the_text_in_which_a_stop_string_might_have_begun() -> None:
+    play = Playbook(task=replace(TASK, stop=("STOP",))) >> said("Yes. ST") << Open()
+    play >> calls(0, "look") << asks("Yes. ST") >> ended() << asks("look")
+
+
+def test_a_delta_of_text_and_a_call_is_one_token() -> None:
+    play = Playbook(task=replace(TASK, resume=ResumeMethod.REFUSE))
+    play >> replace(calls(0, "look"), content=BAD) << Open() << asks(BAD) >> judged(1.0)
+    play << AbortUpstream(0) << Refuse(REFUSAL, False) << finishes("content_filter") << Record
+    assert play.outcome.discarded_tokens == 1

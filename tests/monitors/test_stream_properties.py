@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monitors.events import (
     ClientLeft,
     DeltaReceived,
+    Effect,
     Event,
     Fail,
     Finish,
@@ -31,7 +32,7 @@ from monitors.policy import Policy
 from monitors.stream import GuardedStream
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Scenario, Stage
-from tests.playbook import ERROR, THOUGHT, Chunk, Seen, drive, policy, verdict
+from tests.playbook import ERROR, THOUGHT, Ending, Seen, drive, policy, verdict
 
 EXAMPLES = settings(max_examples=150, deadline=None)
 
@@ -122,9 +123,9 @@ class Script:
     sizes: list[int]
     seed: int
 
-    def chunks(self, leg: int, *, whole: bool = False) -> list[Chunk]:
+    def chunks(self, leg: int, *, whole: bool = False) -> list[tuple[str, str]]:
         sizes = random.Random(repr((self.sizes, leg)))
-        deltas: list[Chunk] = []
+        deltas: list[tuple[str, str]] = []
         for field, text in self.legs[min(leg, len(self.legs) - 1)]:
             start = 0
             while start < len(text):
@@ -253,7 +254,7 @@ def test_with_wake_ups_too_nothing_is_sent_twice_or_lost(script: Script) -> None
 @EXAMPLES
 @given(VISIBLE)
 def test_nothing_leaves_before_its_verdict_and_that_of_all_before_it(script: Script) -> None:
-    def check(seen: Seen) -> None:
+    def check(seen: Seen, _: Effect) -> None:
         known = ""
         for number, passage in seen.asked[-1]:
             if number not in seen.answered:
@@ -344,7 +345,7 @@ def test_coverage_adds_up(script: Script, wake: bool) -> None:
 @EXAMPLES
 @given(scripts(*MODES), st.booleans(), st.sampled_from(["end", "fail", "leave"]))
 def test_a_generation_ends_once_and_is_recorded_once(script: Script, wake: bool, end: str) -> None:
-    endings: dict[str, Event] = {"fail": UpstreamFailed(0, ERROR), "leave": ClientLeft()}
+    endings: dict[str, Ending] = {"fail": UpstreamFailed(0, ERROR), "leave": ClientLeft()}
     seen = script.run(wake=wake, last=endings.get(end))
     assert seen.outcomes == 1
     ends = len(seen.finish) + len(seen.failures)

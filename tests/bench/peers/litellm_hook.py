@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from litellm.integrations.custom_guardrail import (  # type: ignore[import-not-found]
-    CustomGuardrail,
-)
+from litellm.integrations.custom_guardrail import CustomGuardrail
 
 
 class TrivialGuardrail(CustomGuardrail):  # type: ignore[misc]

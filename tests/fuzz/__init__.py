@@ -1,0 +1,1 @@
+"""Fuzzing: generated streams through the machine, generated requests through the app."""
