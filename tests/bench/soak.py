@@ -3,8 +3,9 @@
 Clients ask the gateway (embedded judge, default policy) for the simulator's demo replies, of which
 some are corrected and some refused; one client in five leaves in the middle, one in ten does not
 stream. Flat is, after a fifth of the time: the median of the last third of the samples is over that
-of the first third by at most the `Limit` of its row. And when all is over, what is left is what was there before, when every kind of
-request had been made once; of Python's objects, at most one more per ten replies.
+of the first third by at most the `Limit` of its row. And when all is over, what is left is what was
+there before, when every kind of request had been made once; of Python's objects, at most one more
+per ten replies.
 """
 
 from __future__ import annotations
