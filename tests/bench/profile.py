@@ -1,8 +1,8 @@
 """Where the gateway's time goes: `python -m tests.bench.profile off`, by py-spy, as two tables.
 
 Samples of the server process while 16 streams run; `self` is time in the function itself (and in C
-code that it calls), `all` with what it calls. Frames above the event loop's are left out, and a
-judge's thread that waits for work. What each thread used is by the scheduler's count.
+code that it calls), `all` with what it calls. Frames above the event loop's are left out, and
+threads that wait for work. What each thread used is by the scheduler's count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VARIANTS: dict[str, Program] = {
 }
 STREAMS, CHUNKS = 16, 500
 _LOOP = ("Runner.run ", "Thread.run ")
-_WAITS = "_Lane._work "  # in SimpleQueue.get: py-spy takes that for work
+_WAITS = ("_Lane._work ", "Condition.wait ")  # of idle threads: py-spy takes that for work
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 Clients ask the gateway (embedded judge, default policy) for the simulator's demo replies, of which
 some are corrected and some refused; one client in five leaves in the middle, one in ten does not
-stream. Flat is, after a fifth of the time: the line fitted through the samples grows by at most the
-`Limit` of its row. And when all is over, what is left is what was there before, when every kind of
-request had been made once; of Python's objects, at most one more per ten replies.
+stream. Flat is, after a fifth of the time: the median of the last third of the samples is over that
+of the first third by at most the `Limit` of its row. And when all is over, what is left is what was
+there before, when every kind of request had been made once; of Python's objects, at most one more
+per ten replies.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SETTLES_WITHIN = 15.0
 
 @dataclass(slots=True, frozen=True)
 class Limit:
-    """How much the fitted line may grow from its start to its end: the larger of the two."""
+    """How much more the last third may have than the first: the larger of the two."""
 
     share: float
     """Of the mean."""
@@ -219,11 +220,14 @@ def _idle(server: Server, counts: Path, before: Sample) -> dict[str, float]:
 
 
 def growth(samples: Sequence[Sample], name: str) -> tuple[float, float]:
-    """(what the fitted line grows by over the samples, growth per minute)."""
-    at = np.asarray([one["at"] for one in samples])
-    values = np.asarray([one[name] for one in samples])
-    slope = float(np.polyfit(at - at[0], values, 1)[0])
-    return slope * float(at[-1] - at[0]), slope * 60
+    """(last third's median less the first's, growth per minute); a moment's jam moves neither."""
+    third = max(1, len(samples) // 3)
+    first, last = (
+        (np.median([one[name] for one in part]), np.median([one["at"] for one in part]))
+        for part in (samples[:third], samples[-third:])
+    )
+    more = float(last[0] - first[0])
+    return more, more / float(last[1] - first[1]) * 60
 
 
 def grows(samples: Sequence[Sample], name: str) -> bool:
