@@ -20,7 +20,7 @@ from gateway.state import Gateway
 from monitors.guard import Guard
 from monitors.judges.base import Passage
 from monitors.policy import Policy
-from monitors.task import Task
+from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Mode
 from monitors.wording import detect_language
 
@@ -45,13 +45,16 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         await drop_refused_turns(admitted, guard, client.name)
         report = await gateway.probes.of(admitted.model)
         inputs = _inputs(gateway, guard, client.name, admitted)
+    method = report.method
+    if method is not ResumeMethod.REFUSE and report.format.inline and admitted.constrained:
+        method = ResumeMethod.RESTART  # vLLM's grammar would hold inside of thinking, too
     task = Task(
         prompt=admitted.prompt_text,
         inputs=inputs,
         language=detect_language(admitted.prompt_text),
         stop=admitted.stop,
         hide_reasoning=admitted.hide_reasoning,
-        resume=report.method,
+        resume=method,
         format=gateway.settings.format or report.format,
     )
     exchange = _exchange(gateway, request_id, client, admitted)
@@ -60,7 +63,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         body=admitted.upstream,
         headers=trace_headers(request.headers),
         request_id=request_id,
-        resume=report.method,
+        resume=method,
         idle=guard.policy.limits.upstream_idle_seconds,
         head=exchange.head,
     )

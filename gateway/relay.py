@@ -230,9 +230,8 @@ class Relay:
                 await asyncio.wait(running, timeout=patience)
                 self._leave()
                 watch.cancel()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # the server shuts down; it awaits nothing else of us
             await self._say_goodbye(send)
-            raise
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

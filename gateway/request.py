@@ -70,6 +70,15 @@ class ChatRequest:
     passages: list[InputPassage]
     images: int
 
+    @property
+    def constrained(self) -> bool:
+        """Whether the client wants an answer of a given form: JSON, a grammar, or a tool call."""
+        upstream = self.upstream
+        form = (upstream.get("response_format") or {}).get("type", "text")
+        tool_choice = upstream.get("tool_choice", "auto")
+        free = form == "text" and tool_choice in ("auto", "none")
+        return not free or bool(upstream.get("structured_outputs"))
+
 
 def admit(
     body: bytes, *, permissive: bool = False, limits: RequestLimits | None = None

@@ -358,7 +358,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 # Frequent function words, chosen to overlap little; one that two languages share votes for both.
 _FUNCTION_WORDS = {
-    "en": "the and of to is are was were what how why who which this that these those with from "
+    "en": "a the and of to is are was were what how why who which this that these those with from "
     "for it you your my me i can could would should do does did please not have has but or if "
     "about there their they we she in at by an be",
     "de": "der die das und ist sind nicht ein eine einen einem einer ich du sie wir ihr mein dein "

@@ -254,6 +254,18 @@ def test_a_restart_that_thinks_nothing_opens_no_block(stream: bool) -> None:
         assert (thought, answer.strip(), action) == ("", "Lamps shine.", "prime")
 
 
+@pytest.mark.parametrize("where", ["reasoning", "inline"])
+def test_an_answer_of_a_given_form_is_not_primed_inside_a_block_that_a_grammar_holds(
+    where: Any,
+) -> None:
+    with guarded(PRIMES, [LANTERN], reasoning_field=where) as gate:
+        gate.stream(RISKY, response_format={"type": "json_object"})
+        last = gate.asked[-1]
+        resumed = last["messages"][-1]["role"] == "assistant"
+        assert resumed is (where == "reasoning")  # behind a parser, vLLM's grammar waits
+        assert resumed or last["messages"][0] == {"role": "system", "content": THOUGHT}
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_where_nothing_can_be_resumed_priming_is_a_refusal(stream: bool) -> None:
     with scripted() as upstream:

@@ -82,3 +82,8 @@ def test_detect_language(text: str, language: str) -> None:
 def test_detection_is_total_and_looks_at_a_bounded_part(text: str) -> None:
     assert detect_language(text) in LANGUAGES
     assert detect_language("y " * 2000 + text) == detect_language("y " * 2000)
+
+
+@pytest.mark.parametrize("text", ["Describe a mountain.", "Give me a tip.", "A letter?"])
+def test_a_word_that_spanish_has_too_makes_no_spanish(text: str) -> None:
+    assert detect_language(text) == "en"
