@@ -211,6 +211,8 @@ class Relay:
         self._started = False  # the client has the reply's head
         self._gone = False  # the client is
         self._wakeup = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending_since: float | None = None
         self._as_json = not exchange.stream
         self._choices = [_Choice(self, i, legs(i)) for i in range(exchange.choices)]
 
@@ -220,11 +222,18 @@ class Relay:
             await self._run(receive, send)
 
     async def _run(self, receive: Receive, send: Send) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
         try:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(c.generation.run()) for c in self._choices]
                 watch = group.create_task(self._watch(receive))
-                await self._write(send)
+                self._writer = group.create_task(self._write(send))
+                self._look_after()
+                # Bounded: generations are, and the timer looks after a client that takes nothing.
+                await asyncio.wait([self._writer])
+                if self._writer.cancelled():
+                    self._client_left()
                 # Shadow mode: the reply is out, verdicts may still be under way.
                 patience = self.policy.limits.judge_timeout_seconds * 2
                 await asyncio.wait(running, timeout=patience)
@@ -232,6 +241,9 @@ class Relay:
                 watch.cancel()
         except asyncio.CancelledError:  # the server shuts down; it awaits nothing else of us
             await self._say_goodbye(send)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -308,24 +320,13 @@ class Relay:
 
     async def _write(self, send: Send) -> None:
         """Send what gathers, until the reply is complete or the client is gone."""
-        limits = self.policy.limits
         while not self._gone:
             if not self._buffer:
-                waits = self._as_json and not self._started
-                pause = limits.heartbeat_after_seconds if waits else limits.keep_alive_seconds
-                try:
-                    async with asyncio.timeout(pause):
-                        await self._wakeup.wait()
-                except TimeoutError:
-                    self._keep_alive()
+                await self._wakeup.wait()
             self._wakeup.clear()
             if not self._buffer:
                 continue
-            try:
-                async with asyncio.timeout(WRITE_SECONDS):
-                    await self._send(send)
-            except TimeoutError:
-                self._client_left()
+            await self._send(send)
             for choice in self._choices:
                 choice.generation.go_on()
             if self.complete and not self._buffer:
@@ -334,10 +335,31 @@ class Relay:
     async def _send(self, send: Send) -> None:
         data, self._buffer, self._buffered = b"".join(self._buffer), [], 0
         more = not self.complete
+        self._sending_since = self._loop.time()
         if not self._started:
             self._started = True
             await send(self._head())
         await send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sending_since = None
+        self._sent_at = self._loop.time()
+
+    def _look_after(self) -> None:
+        """Now and then: end a write that is stuck, break a silence; one timer for all writes."""
+        now, limits = self._loop.time(), self.policy.limits
+        waits = self._as_json and not self._started
+        pause = limits.heartbeat_after_seconds if waits else limits.keep_alive_seconds
+        if self._sending_since is not None:
+            due = self._sending_since + WRITE_SECONDS
+            if now >= due:
+                self._writer.cancel()
+                return
+        else:
+            due = self._sent_at + pause
+            if now >= due:
+                self._keep_alive()
+                due = now + pause
+        due = min(due, now + pause, now + WRITE_SECONDS)
+        self._timer = self._loop.call_at(due, self._look_after)
 
     def _keep_alive(self) -> None:
         """Nothing was sent for long: proxies between us and the client may lose patience.
