@@ -210,7 +210,7 @@ class Relay:
         }
         self._started = False  # the client has the reply's head
         self._gone = False  # the client is
-        self._wakeup = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of the writer, while there is nothing
         self._timer: asyncio.TimerHandle | None = None
         self._sending_since: float | None = None
         self._as_json = not exchange.stream
@@ -254,7 +254,7 @@ class Relay:
     def _client_left(self) -> None:
         self._gone = True
         self._leave()
-        self._wakeup.set()
+        self._wake()
 
     def _leave(self) -> None:
         for choice in self._choices:
@@ -271,7 +271,12 @@ class Relay:
         """These bytes are next."""
         self._buffer.append(data)
         self._buffered += len(data)
-        self._wakeup.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the writer look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def one_finished(self) -> None:
         """A choice is complete; behind the last one the reply ends."""
@@ -322,9 +327,8 @@ class Relay:
         """Send what gathers, until the reply is complete or the client is gone."""
         while not self._gone:
             if not self._buffer:
-                await self._wakeup.wait()
-            self._wakeup.clear()
-            if not self._buffer:
+                self._waiter = self._loop.create_future()  # an Event costs more, per chunk
+                await self._waiter
                 continue
             await self._send(send)
             for choice in self._choices:
