@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.connection import Connection
+from gateway.connection import server_config
 from monitors.errors import GuardError
 
 STARTS_WITHIN = 20.0
@@ -25,15 +25,7 @@ def serve(app: ASGIApp, port: int = 0) -> Iterator[str]:
     Raises GuardError when it does not start or stop in time, OSError when the port is taken.
     """
     with socket.create_server(("127.0.0.1", port)) as listener:
-        config = uvicorn.Config(
-            app,
-            http=Connection,
-            log_config=None,
-            access_log=False,
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(app, grace=1))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:

@@ -14,7 +14,7 @@ import typer
 from monitors.taxonomy import Mode
 
 
-class ExposeOption(StrEnum):
+class Exposed(StrEnum):
     """How much of the guard object every client sees."""
 
     ACTION = "action"
@@ -37,21 +37,29 @@ class Chunking(StrEnum):
     WHOLE = "whole"
 
 
+# What every command that serves the guarded endpoint takes.
+PolicyOption = Annotated[Path, typer.Option(help="Policy file (YAML).")]
+HostOption = Annotated[str, typer.Option(help="Address to bind; beyond loopback needs --keys.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind.")]
+ModeOption = Annotated[Mode | None, typer.Option(help="Overrides the policy's mode.")]
+JudgeOption = Annotated[
+    str | None, typer.Option(help="Overrides the judges of all stages: one judge's name.")
+]
+ExposeOption = Annotated[Exposed, typer.Option(help="What `guard` shows to every client.")]
+KeysOption = Annotated[Path | None, typer.Option(help="Key file (see `mlrm-guard keys`).")]
+MaxStreamsOption = Annotated[int, typer.Option(min=1, help="Generations at a time.")]
+LogLevelOption = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+
+
 def serve(
     upstream: Annotated[str, typer.Option(help="Base URL of vLLM, ending in /v1.")],
-    policy: Annotated[Path, typer.Option(help="Policy file (YAML).")],
-    host: Annotated[str, typer.Option(help="Address to bind; beyond loopback needs --keys.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind.")] = 8080,
-    mode: Annotated[Mode | None, typer.Option(help="Overrides the policy's mode.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Overrides the judges of all stages: one judge's name.")
-    ] = None,
-    expose: Annotated[
-        ExposeOption, typer.Option(help="What `guard` shows to every client.")
-    ] = ExposeOption.ACTION,
-    keys: Annotated[Path | None, typer.Option(help="Key file (see `mlrm-guard keys`).")] = None,
+    policy: PolicyOption,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
+    mode: ModeOption = None,
+    judge: JudgeOption = None,
+    expose: ExposeOption = Exposed.ACTION,
+    keys: KeysOption = None,
     format: Annotated[
         str | None,
         typer.Option(help="How the upstream writes reasoning (`formats`); default: probed."),
@@ -59,8 +67,8 @@ def serve(
     permissive: Annotated[
         bool, typer.Option(help="Pass request fields that are not on the allow-list.")
     ] = False,
-    max_streams: Annotated[int, typer.Option(min=1, help="Generations at a time.")] = 256,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    max_streams: MaxStreamsOption = 256,
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Serve the guarded endpoint in front of a vLLM server.
 
@@ -69,7 +77,7 @@ def serve(
     import uvicorn
 
     from gateway.app import create_app
-    from gateway.connection import Connection
+    from gateway.connection import server_config
     from gateway.settings import UPSTREAM_KEY, Settings
     from gateway.telemetry import configure_logs
     from monitors.formats import format_named
@@ -99,16 +107,10 @@ def serve(
         f"mlrm-guard: http://{host}:{port}/v1 -> {upstream}, {loaded.label}, {loaded.mode}",
         err=True,
     )
-    uvicorn.run(
-        app,
-        http=Connection,
-        host=host,
-        port=port,
-        log_config=None,  # ours: `configure_logs`
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
+    server = uvicorn.Server(server_config(app, host, port))
+    server.run()
+    if not server.started:
+        raise typer.Exit(3)  # as uvicorn's own command line
 
 
 def probe(

@@ -11,12 +11,35 @@ import asyncio
 import socket
 from typing import Final
 
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 UNREAD_SECONDS = 60.0
 """How long bytes may wait for a client that takes none."""
 
 _OPTION: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
+
+
+GRACE_SECONDS = 30
+"""At shutdown, for live streams to finish."""
+
+
+def server_config(
+    app: ASGIApp, host: str = "127.0.0.1", port: int = 8000, *, grace: int = GRACE_SECONDS
+) -> uvicorn.Config:
+    """How the gateway is served, wherever it is."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        host=host,
+        port=port,
+        log_config=None,  # ours: `configure_logs`
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+    )
 
 
 class Connection(HttpToolsProtocol):

@@ -11,8 +11,18 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands import ExposeOption
-from monitors.taxonomy import Mode
+from gateway.commands import (
+    Exposed,
+    ExposeOption,
+    HostOption,
+    JudgeOption,
+    KeysOption,
+    LogLevelOption,
+    MaxStreamsOption,
+    ModeOption,
+    PolicyOption,
+    PortOption,
+)
 
 _PARSER_HELP = "vLLM's reasoning parser, for a model that is not listed; `none`: without one."
 _GPUS_HELP = "GPUs of 80 GB; default: what the weights take."
@@ -52,24 +62,18 @@ def profile(
 
 def up(
     model: Annotated[str, typer.Argument(help="Id, alias or path of the model.")],
-    policy: Annotated[Path, typer.Option(help="Policy file (YAML).")],
+    policy: PolicyOption,
     vllm_options: Annotated[
         list[str] | None, typer.Argument(help="Behind --: more options for vLLM.", metavar="-- ..")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to bind; beyond loopback needs --keys.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to bind.")] = 8080,
-    mode: Annotated[Mode | None, typer.Option(help="Overrides the policy's mode.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Overrides the judges of all stages: one judge's name.")
-    ] = None,
-    expose: Annotated[
-        ExposeOption, typer.Option(help="What `guard` shows to every client.")
-    ] = ExposeOption.ACTION,
-    keys: Annotated[Path | None, typer.Option(help="Key file (see `mlrm-guard keys`).")] = None,
-    max_streams: Annotated[int, typer.Option(min=1, help="Generations at a time.")] = 256,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
+    mode: ModeOption = None,
+    judge: JudgeOption = None,
+    expose: ExposeOption = Exposed.ACTION,
+    keys: KeysOption = None,
+    max_streams: MaxStreamsOption = 256,
+    log_level: LogLevelOption = "info",
     vllm: Annotated[str, typer.Option(help="The `vllm` executable, by name or path.")] = "vllm",
     vllm_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
     vllm_log: Annotated[
@@ -90,10 +94,9 @@ def up(
     vLLM listens on loopback only, under a key made anew at each start. Both end together: status 0
     when told to (SIGTERM, SIGINT), else 1.
     """
-    import uvicorn
-
     from gateway import profiles
     from gateway.app import create_app
+    from gateway.connection import server_config
     from gateway.settings import Settings
     from gateway.supervise import Child, Server, find_vllm, free_port, supervise
     from gateway.telemetry import configure_logs
@@ -136,17 +139,7 @@ def up(
         typer.echo(f"warning: {warning}", err=True)
     if keys is None:
         typer.echo(f"warning: no keys: whoever reaches {host} may use the gateway", err=True)
-    server = Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-        )
-    )
+    server = Server(server_config(app, host, port))
     environment = {
         **os.environ,
         **profiles.ENVIRONMENT,
