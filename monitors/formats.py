@@ -47,6 +47,9 @@ from monitors.errors import UserError
 Source = Literal["read", "seen", "unverified"]
 """How we know: read in the model's or vLLM's source, seen on the wire, or neither."""
 
+MAX_BLOCKS = 16
+"""Of thinking, in one reply; every tag cuts a step in two, so whatever follows is answer."""
+
 MAX_INDENT = 256
 """More whitespace than this before an opener, and it is none."""
 
@@ -388,6 +391,7 @@ class ReplyParser:
 
     __slots__ = (
         "_at",
+        "_blocks",
         "_channel",
         "_family",
         "_fenced",
@@ -405,6 +409,7 @@ class ReplyParser:
         self._grammar = _grammar(format)
         self._held = ""
         self._at = 0  # while scanning: up to here it is decided
+        self._blocks = 0  # of thinking that have ended
         self._label = ""  # of the opener or closer just passed: markup, if it comes
         self._fenced = False  # the whole reply stands in a fence
         self._pending: tuple[str, ...] = ()  # what is markup in the answer
@@ -538,8 +543,11 @@ class ReplyParser:
         self._recognise(closer)
         if closer.lower() in self._grammar.answers:
             self._answer(closer)
-        else:
+        elif (blocks := self._blocks + 1) < MAX_BLOCKS:
+            self._blocks = blocks
             self._enter(_State.AFTER)
+        else:
+            self._answer()
         self._emit(pieces, Channel.MARKUP, found.end(), Mark.CLOSE)
 
     def _pass_fence(self, pieces: list[Piece], end: int, *, final: bool) -> bool:

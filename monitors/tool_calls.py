@@ -83,20 +83,21 @@ def readable(call: ToolCall) -> str:
     """
     parts = [call.name, call.arguments]
     if "\\" in call.arguments:
-        # Where it is no JSON the raw text is all there is, for the client too.
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            parts += _strings(msgspec.json.decode(call.arguments))
+        parts += strings(call)
     return "\n".join(part for part in parts if part)
 
 
-def _strings(value: object) -> Iterator[str]:
-    """Every string in a decoded JSON value, keys included."""
-    todo = [value]
+def strings(call: ToolCall, *, keys: bool = True) -> Iterator[str]:
+    """Every string in the arguments, `keys` included; nothing where they are no JSON."""
+    todo: list[object] = []
+    # Where it is none, the raw text is all there is, for the client too.
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        todo.append(msgspec.json.decode(call.arguments))
     while todo:
         part = todo.pop()
         if isinstance(part, str):
             yield part
         elif isinstance(part, dict):
-            todo += [*reversed(part.values()), *part]
+            todo += [*reversed(part.values()), *(part if keys else ())]
         elif isinstance(part, list):
             todo += reversed(part)

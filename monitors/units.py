@@ -23,15 +23,18 @@ from dataclasses import dataclass
 from monitors.events import ToolCall
 from monitors.formats import Channel, Format, Mark, Piece, ReplyParser, WireField
 from monitors.judges.base import Passage, Verdict
-from monitors.steps import Segmenter
+from monitors.steps import MIN_BYTES, Segmenter
 from monitors.stop import StopFilter
 from monitors.task import Task
 from monitors.taxonomy import Stage
-from monitors.tool_calls import ToolCalls, readable
+from monitors.tool_calls import ToolCalls, readable, strings
 from monitors.wire import ToolDelta
 
 EARLIER_STEPS = 2
 """Context of a step; the embedded judge's window has no room for more."""
+
+_TAIL = 480
+"""Characters of what was said in pieces, to be judged again with the next piece."""
 
 _STAGE = {
     Channel.REASONING: Stage.REASONING,
@@ -90,12 +93,14 @@ class Units:
 
     __slots__ = (
         "_channel",
+        "_cut_off",
         "_earlier",
         "_field",
         "_judged",
         "_parser",
         "_prompt",
         "_released",
+        "_said",
         "_segmenter",
         "_start",
         "_stop",
@@ -119,6 +124,8 @@ class Units:
         self._stop = StopFilter(task.stop) if task.stop else None
         self._stop_channel = Channel.ANSWER  # of the text that the filter holds back
         self._tools = ToolCalls()
+        self._cut_off = ""  # steps that ended before they had begun, up to the open one
+        self._said = ""  # in the arguments of tool calls
         self._segmenter = Segmenter()
         self._earlier = deque(earlier, maxlen=EARLIER_STEPS)
 
@@ -236,7 +243,12 @@ class Units:
         unit = Unit(Channel.TOOL_CALL, WireField.CONTENT, text, self._start)
         unit.call, unit.complete = call, now
         if passage := readable(call).strip():
-            unit.passage = Passage(Stage.ANSWER, passage, self._prompt, tuple(self._earlier))
+            # What earlier calls said comes too: a sentence may be told in several.
+            said = " ".join((self._said, *strings(call, keys=False))).strip()
+            lead = said if self._said else ""
+            earlier = tuple(self._earlier)
+            unit.passage = Passage(Stage.ANSWER, passage, self._prompt, earlier, lead)
+            self._said = said[-_TAIL:]
         self._start += len(text)
         return [*rest, unit]
 
@@ -245,6 +257,9 @@ class Units:
         unit.released = min(len(text), self._released)
         if stripped := text.strip():
             unit.passage = self._passage(stripped)
+            # Words that tags or other fields cut off are judged together, whoever cut them.
+            short = _size(stripped) < MIN_BYTES
+            self._cut_off = f"{self._cut_off} {stripped}"[-_TAIL:].strip() if short else ""
             self._earlier.append(stripped)
         self._start += len(text)
         self._released -= unit.released  # a forced cut may lie before what has left
@@ -253,7 +268,8 @@ class Units:
         return unit
 
     def _passage(self, text: str) -> Passage:
-        return Passage(_STAGE[self._channel], text, self._prompt, tuple(self._earlier))
+        stage, earlier = _STAGE[self._channel], tuple(self._earlier)
+        return Passage(stage, text, self._prompt, earlier, self._cut_off)
 
     # --- the open step --------------------------------------------------------------------
 
@@ -282,3 +298,7 @@ class Units:
         text = asked.text[self._released :]
         self._released = len(asked.text)
         return text
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

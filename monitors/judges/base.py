@@ -7,7 +7,7 @@ the event loop, bounds its queue and its time, and turns every failure into an `
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from monitors.taxonomy import Scenario, Stage
@@ -25,13 +25,20 @@ class Passage:
 
     `request` is the user's request it belongs to ("" for input passages, whose text is the
     request). `earlier` holds the steps before it, oldest first, as far as the judge's window wants
-    them.
+    them. `lead`: words just before it that something cut off, so that nobody could judge them by
+    themselves; judges are shown them as the beginning of the text.
     """
 
     stage: Stage
     text: str
     request: str = ""
     earlier: tuple[str, ...] = ()
+    lead: str = ""
+
+    @property
+    def whole(self) -> Passage:
+        """The passage with its lead as part of the text."""
+        return replace(self, text=f"{self.lead} {self.text}", lead="") if self.lead else self
 
 
 @dataclass(slots=True, frozen=True)

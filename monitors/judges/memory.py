@@ -21,7 +21,15 @@ Key = bytes
 
 def question_key(judge: str, owner: str, passage: Passage) -> Key:
     """What a verdict is kept under: 32 bytes, the same for the same question only."""
-    texts = (judge, owner, passage.stage, passage.text, passage.request, *passage.earlier)
+    texts = (
+        judge,
+        owner,
+        passage.stage,
+        passage.text,
+        passage.request,
+        passage.lead,
+        *passage.earlier,
+    )
     digest = hashlib.blake2b(digest_size=32)
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")

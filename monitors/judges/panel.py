@@ -16,6 +16,7 @@ class Panel:
 
     def score(self, passages: Sequence[Passage]) -> list[Verdict]:
         """One verdict per passage, in order."""
+        passages = [passage.whole for passage in passages]
         rows = [judge.score(passages) for judge in self.judges]
         if len(rows) == 1:
             return rows[0]
