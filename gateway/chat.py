@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from functools import partial
 
 import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
@@ -17,12 +18,16 @@ from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
 from gateway.request import ChatRequest, admit, reencode_images, trace_headers
 from gateway.state import Gateway
+from monitors.formats import Format
 from monitors.guard import Guard
 from monitors.judges.base import Passage
 from monitors.policy import Policy
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Mode
 from monitors.wording import detect_language
+
+INLINE_BYTES = 128 << 10
+"""Requests up to this size are read on the event loop: about two milliseconds."""
 
 BODY_SECONDS = 60.0
 """A client must have sent its request by then."""
@@ -36,12 +41,12 @@ def new_request_id() -> str:
 async def chat_completions(gateway: Gateway, request: Request, request_id: str) -> Relay:
     """Answer one request. Raises GatewayError for what is wrong before the upstream is asked."""
     client = gateway.keys.authenticate(request.headers.get("authorization"))
-    if gateway.live >= gateway.settings.max_streams:
-        raise OverloadedError("the gateway has all the generations it can guard; try again")
+    _check_room(gateway, 1)
     # Its body takes room too. The relay counts on and pins the same guard, with no wait between.
     with gateway.count_live(), gateway.guards.use() as guard:
         admitted = await _admit(gateway, request)
         _check(admitted, guard.policy)
+        _check_room(gateway, admitted.n - 1)
         await drop_refused_turns(admitted, guard, client.name)
         report = await gateway.probes.of(admitted.model)
         inputs = _inputs(gateway, guard, client.name, admitted)
@@ -55,7 +60,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         stop=admitted.stop,
         hide_reasoning=admitted.hide_reasoning,
         resume=method,
-        format=gateway.settings.format or report.format,
+        format=_format(gateway.settings.format or report.format, admitted),
     )
     exchange = _exchange(gateway, request_id, client, admitted)
     legs = UpstreamLegs(
@@ -74,9 +79,14 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         judges=guard.judges,
         legs=legs.of_choice,
         observer=gateway.observe,
-        live=lambda: gateway.live_with(guard),
+        live=lambda: gateway.live_with(guard, admitted.n),
         delivered=lambda text: gateway.delivered.add(guard, client.name, text),
     )
+
+
+def _check_room(gateway: Gateway, more: int) -> None:
+    if gateway.live + more > gateway.settings.max_streams:
+        raise OverloadedError("the gateway has all the generations it can guard; try again")
 
 
 async def _admit(gateway: Gateway, request: Request) -> ChatRequest:
@@ -85,7 +95,9 @@ async def _admit(gateway: Gateway, request: Request) -> ChatRequest:
         raise RequestError("the content type must be application/json")
     settings = gateway.settings
     body = await _body(request, settings.request_limits.body_bytes)
-    admitted = admit(body, permissive=settings.permissive, limits=settings.request_limits)
+    read = partial(admit, body, permissive=settings.permissive, limits=settings.request_limits)
+    # A large one would keep everybody waiting.
+    admitted = read() if len(body) < INLINE_BYTES else await anyio.to_thread.run_sync(read)
     if admitted.images:
         await _reencode(gateway, request, admitted)
     return admitted
@@ -125,6 +137,11 @@ def _check(admitted: ChatRequest, policy: Policy) -> None:
         problem = "'top_logprobs' is not accepted: alternatives show text that nobody judged; "
         remedy = "leave it out, or have the policy say `reply: {top_logprobs: allow}`"
         raise RequestError(problem + remedy, param="top_logprobs", code="unsupported_parameter")
+
+
+def _format(known: Format, admitted: ChatRequest) -> Format:
+    """How this reply begins: a template that is told not to think does not open a block."""
+    return known.unopened if known.starts_inside and admitted.unthinking else known
 
 
 def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatRequest) -> Exchange:

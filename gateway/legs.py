@@ -97,7 +97,8 @@ class UpstreamLegs:
             received.tool_calls = delta.tool_calls
         if head.logprobs and choice.logprobs is not None:
             received.logprobs = choice.logprobs.content or ()
-            if not head.top_logprobs:  # what nobody asked for nobody allowed
-                for entry in received.logprobs:
+            for entry in received.logprobs:
+                entry.bytes = list(entry.token.encode())  # the upstream's might say more
+                if not head.top_logprobs:  # what nobody asked for nobody allowed
                     entry.top_logprobs = []
         return received

@@ -189,7 +189,11 @@ def check_extra(words: Sequence[str]) -> None:
     """Options that the operator adds to vLLM's. Raises UserError for one that `up` decides."""
     for word in words:
         name = word.split("=", 1)[0].replace("_", "-")
-        if name in RESERVED:
+        # A file may hold any option, and what begins like one may be read as it.
+        short = (
+            len(name) > 3 and name.startswith("--") and any(r.startswith(name) for r in RESERVED)
+        )
+        if short or name == "--config":
             raise UserError(f"{name}: not for vLLM, behind --: `up` decides it")
 
 

@@ -70,15 +70,18 @@ class Prompt:
         most_messages: int,
         most_images: int,
         most_chars: int,
+        most_passages: int,
         depth: int,
     ) -> None:
         self.passages: list[InputPassage] = []
         self.images = 0
         self.latest_user_text = ""
+        self._row: list[str] = []  # of the last run of users' messages
         self._permissive = permissive
         self._most_messages = most_messages
         self._most_images = most_images
         self._most_chars = most_chars
+        self._most_passages = most_passages
         self._chars = 0
         self._depth = depth
         self._call_ids: set[str] = set()
@@ -127,6 +130,9 @@ class Prompt:
             if role not in _OPERATORS:
                 self._refuse_closer(param, reading)
             self.passages.append(InputPassage(role, kind, reading, index, request, latest))
+            if len(self.passages) > self._most_passages:
+                problem = f"the request holds over {self._most_passages} texts to judge"
+                raise PayloadTooLargeError(problem, param=param)
 
     def _refuse_closer(self, param: str, text: str) -> None:
         # vLLM's simpler reasoning parsers look for the closer in the whole prompt, and where they
@@ -148,6 +154,8 @@ class Prompt:
         for key in sorted(message.keys() - _SENDERS[role]):
             raise unknown(f"{place}.{clip(key)}", key, dict.fromkeys(_SENDERS[role]))
         read: dict[str, Any] = {"role": role}
+        if role not in _OPERATORS and role != "user":
+            self._row.clear()
         if (name := message.get("name")) is not None:
             _match(_NAME, f"{place}.name", name, "a name of 1 to 64 characters without spaces")
             self.judge(role, index, name, param=f"{place}.name")
@@ -159,7 +167,10 @@ class Prompt:
         content, texts = self._content(f"{place}.content", message.get("content"), role)
         self.judge(role, index, *_joined(texts), param=f"{place}.content")
         if role == "user":
-            self.latest_user_text = "\n".join(texts)
+            self._row += texts
+            if len(self._row) > len(texts):  # templates write them one behind the other
+                self.judge(role, index, *_joined(self._row), param=f"{place}.content")
+            self.latest_user_text = "\n".join(self._row)
         return read | {"content": content}
 
     def _call_id(self, index: int, place: str, call_id: Any) -> str:

@@ -125,7 +125,7 @@ class _Choice:
             return
         if relay.complete:
             return  # another choice ended the reply
-        if isinstance(effect, Refuse) and effect.as_error:
+        if isinstance(effect, Refuse) and effect.as_error and not relay.opened:
             relay.refuse(effect.text)
             return
         if self._gathers:
@@ -263,6 +263,11 @@ class Relay:
     # --- the reply ------------------------------------------------------------------------
 
     @property
+    def opened(self) -> bool:
+        """Whether the reply has begun."""
+        return any(choice.opened for choice in self._choices)
+
+    @property
     def full(self) -> bool:
         """Whether the buffer is over its bound."""
         return self._buffered > BUFFER_BYTES
@@ -304,7 +309,7 @@ class Relay:
         """One choice broke off, and with it the reply."""
         if self.complete:
             return
-        if self.exchange.stream and any(choice.opened for choice in self._choices):
+        if self.exchange.stream and self.opened:
             # In OpenAI's shape, and no [DONE]: clients raise APIError and keep what they have.
             self.put(encode_event(to_reply(error).body))
             self.complete = True
@@ -370,7 +375,7 @@ class Relay:
 
         Before the upstream has answered there is nothing to keep alive: its status may be an error.
         """
-        if not any(choice.opened for choice in self._choices):
+        if not self.opened:
             return
         if not self._as_json:
             if self._started:

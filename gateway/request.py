@@ -41,6 +41,8 @@ class RequestLimits:
     depth: int = 32
     messages: int = 2048
     images: int = 16
+    passages: int = 8192
+    """Texts to judge: a judge's queue is for everybody."""
     text_chars: int = 2_000_000
     """Of all texts to judge, each in every way that a template may write it."""
 
@@ -71,6 +73,14 @@ class ChatRequest:
     images: int
 
     @property
+    def unthinking(self) -> bool:
+        """Whether the client has asked the chat template for an answer without thinking."""
+        kwargs = self.upstream.get("chat_template_kwargs") or {}
+        told = (kwargs.get("enable_thinking", True), kwargs.get("thinking", True))
+        efforts = (self.upstream.get("reasoning_effort"), kwargs.get("reasoning_effort"))
+        return not all(told) or "none" in efforts
+
+    @property
     def constrained(self) -> bool:
         """Whether the client wants an answer of a given form: JSON, a grammar, or a tool call."""
         upstream = self.upstream
@@ -97,6 +107,7 @@ def admit(
         most_messages=limits.messages,
         most_images=limits.images,
         most_chars=limits.text_chars,
+        most_passages=limits.passages,
         depth=limits.depth,
     )
     upstream["messages"] = prompt.read(document.get("messages"))

@@ -152,19 +152,19 @@ class Gateway:
             observer(request_id, what)
 
     @contextmanager
-    def live_with(self, guard: Guard) -> Iterator[None]:
+    def live_with(self, guard: Guard, generations: int) -> Iterator[None]:
         """Around the generations of one request, which this guard judges to their end."""
-        with self.guards.use(guard), self.count_live():
+        with self.guards.use(guard), self.count_live(generations):
             yield
 
     @contextmanager
-    def count_live(self) -> Iterator[None]:
-        """Around one request."""
-        self.live += 1
+    def count_live(self, generations: int = 1) -> Iterator[None]:
+        """Around one request, of which so many are or will be under way."""
+        self.live += generations
         try:
             yield
         finally:
-            self.live -= 1
+            self.live -= generations
 
 
 @dataclass(slots=True, frozen=True)

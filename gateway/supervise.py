@@ -36,6 +36,10 @@ STOPS_WITHIN = 30.0
 _POLL_SECONDS = 0.25
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP until the gateway serves and reloads on it: no closed terminal may leave vLLM behind."""
+
+
 @dataclass(slots=True, frozen=True)
 class Child:
     """How to start vLLM, and where it will answer."""
@@ -72,7 +76,7 @@ async def supervise(child: Child, server: Server, listener: socket.socket) -> in
         told.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         loop.add_signal_handler(number, stop)
     try:
         async with _running(child) as process, asyncio.TaskGroup() as group:
@@ -92,7 +96,7 @@ async def supervise(child: Child, server: Server, listener: socket.socket) -> in
             if process.returncode is not None:
                 log.error("vllm ended", status=process.returncode)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOPS:
             loop.remove_signal_handler(number)
     return 0 if told.is_set() else 1
 

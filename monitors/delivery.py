@@ -48,6 +48,7 @@ class Delivery:
     __slots__ = (
         "_block_open",
         "_calls",
+        "_closers_left",
         "_closing",
         "_coverage",
         "_emit",
@@ -89,6 +90,7 @@ class Delivery:
         self._emit_as = "hidden" if task.hide_reasoning else policy.reasoning.emit
         self._resumable = policy.mode is Mode.ENFORCE  # else the message is not worth its memory
         self._message: list[str] = []  # as the upstream must see it
+        self._closers_left = 0  # tags in it that close thinking
         self._last_field: WireField | None = None
         self._ended_blank = False  # what left last did so in whitespace
         self._joint = False  # a cut is to be bridged: the next text may need whitespace before it
@@ -215,6 +217,7 @@ class Delivery:
         """Take note of what leaves the upstream's message, shown or not."""
         if self._resumable:
             self._message.append(text)
+            self._closers_left += mark is Mark.CLOSE
         if channel is not Channel.MARKUP:
             self.frontier += len(text)
         if not self.answered:
@@ -307,7 +310,10 @@ class Delivery:
 
     def resume(self, thought: str, family: Format) -> str:
         """The message to go on from: what has left, and the safety thought, which is now part."""
-        prefix = resume_prefix("".join(self._message), thought, family)
+        message = "".join(self._message)
+        if not self._closers_left:  # what only looks like a closer must not end the thinking
+            message = family.defused(message)
+        prefix = resume_prefix(message, thought, family)
         self._message = [prefix]
         return prefix
 

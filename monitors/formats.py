@@ -162,6 +162,19 @@ class Format:
         """The same, where a reasoning parser runs upstream."""
         return FORMATS.get(f"{self.name}-separated", SEPARATED)
 
+    def defused(self, text: str) -> str:
+        """The text with a word joiner, which nobody sees, inside of what looks like a closer."""
+        for closer in self.all_closers:
+            if closer.lower() in text.lower():
+                found = re.compile(re.escape(closer), re.IGNORECASE)
+                text = found.sub(lambda match: f"{match[0][0]}\u2060{match[0][1:]}", text)
+        return text
+
+    @property
+    def unopened(self) -> Format:
+        """The same, where the chat template wrote no opener."""
+        return FORMATS.get(self.name.removesuffix("-open"), self)
+
     def opens(self, text: str) -> bool:
         """Whether this text begins with thinking in this format."""
         found = _grammar(self).head.match(text, pos=_visible(text, 0))

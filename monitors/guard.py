@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monitors.errors import UpstreamError
 from monitors.events import (
     Begin,
     DeltaReceived,
@@ -91,20 +92,23 @@ class Guard:
         *,
         prompt: str,
         again: Again | None = None,
+        method: ResumeMethod = ResumeMethod.CONTINUE,
         format: Format = AUTO,
         stop: tuple[str, ...] = (),
     ) -> AsyncGenerator[GuardEvent]:
         """Guard one generation: yields what may be shown, as it may, and the outcome at last.
 
-        `prompt` is the user's request; it is judged too. Raises what the upstream raises. Closing
-        the generator (`contextlib.aclosing`, where the loop may be left early) closes the upstream.
+        `prompt` is the user's request; it is judged too. `method`: how `again` goes on, as
+        `mlrm-guard probe` finds it. Raises what the upstream raises, and UpstreamError for a stream
+        of several choices or one that ends without a finish reason. Closing the generator
+        (`contextlib.aclosing`, where the loop may be left early) closes the upstream.
         """
         task = Task(
             prompt=prompt,
             inputs=(Passage(Stage.INPUT, prompt),) if prompt.strip() else (),
             language=detect_language(prompt),
             stop=stop,
-            resume=ResumeMethod.REFUSE if again is None else ResumeMethod.CONTINUE,
+            resume=ResumeMethod.REFUSE if again is None else method,
             format=format,
         )
         sink = _Sink()
@@ -113,7 +117,7 @@ class Guard:
         async def legs(leg: Leg) -> AsyncIterator[Deltas]:
             source = upstream if isinstance(leg, Begin) or again is None else again(leg)
             try:
-                yield ([delta_of(chunk)] async for chunk in source)
+                yield _deltas(source)
             finally:
                 await _close(source)
 
@@ -133,6 +137,16 @@ class Guard:
             running.cancel()
         if ending is not None:
             raise ending
+
+
+async def _deltas(source: Chunks) -> AsyncGenerator[list[DeltaReceived]]:
+    finished = False
+    async for chunk in source:
+        delta = delta_of(chunk)
+        finished |= delta.finish_reason is not None
+        yield [delta]
+    if not finished:
+        raise UpstreamError("the upstream's stream ended without a finish reason")
 
 
 class _Sink:
@@ -188,6 +202,8 @@ def delta_of(chunk: Any) -> DeltaReceived:
     if not chunk.choices:
         return received
     choice = chunk.choices[0]
+    if len(chunk.choices) > 1 or choice.index:
+        raise UpstreamError("a stream of several choices: ask for them one by one, each guarded")
     delta = choice.delta
     thought = getattr(delta, "reasoning", None) or getattr(delta, "reasoning_content", None)
     received.reasoning, received.content = thought or "", delta.content or ""

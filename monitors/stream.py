@@ -177,7 +177,7 @@ class GuardedStream:
             self._add(calls)
         if (stop := units.stopped) is not None:
             self._cut_short("stop", stop)
-        elif units.generated > self._policy.limits.max_generated_chars:
+        elif units.generated + units.markup > self._policy.limits.max_generated_chars:
             self._cut_short("length", None)
 
     def _pass_on(self, delta: DeltaReceived) -> None:

@@ -109,6 +109,7 @@ class Units:
         "asked",
         "closed",
         "generated",
+        "markup",
         "since",
     )
 
@@ -119,6 +120,8 @@ class Units:
         """Whether the leg's text is complete."""
         self.generated = start
         """Characters of reasoning + answer, those before this leg included."""
+        self.markup = 0
+        """Characters of this leg's tags."""
         self._prompt = task.prompt
         self._parser = parser
         self._stop = StopFilter(task.stop) if task.stop else None
@@ -182,7 +185,9 @@ class Units:
         if self._stop is not None:
             pieces = list(self._up_to_stop(pieces, self._stop, final=final))
         for piece in pieces:
-            if piece.channel is not Channel.MARKUP:
+            if piece.channel is Channel.MARKUP:
+                self.markup += len(piece.text)
+            else:
                 self.generated += len(piece.text)
         return pieces
 

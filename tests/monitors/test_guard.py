@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from monitors.check import Checker
-from monitors.errors import GuardError
+from monitors.errors import GuardError, UpstreamError
 from monitors.events import (
     DeltaReceived,
     Finish,
@@ -23,7 +24,7 @@ from monitors.events import (
     Restart,
     Resume,
 )
-from monitors.guard import GuardEvent, open_guard
+from monitors.guard import GuardEvent, delta_of, open_guard
 from monitors.policy_file import parse_policy
 from monitors.taxonomy import Action, Stage
 from tests.gateway.harness import BREAD, MODEL, REFUSAL, RULES, SLIDE, THOUGHT, guarded
@@ -35,8 +36,8 @@ POLICY = parse_policy(json.dumps(RULES), "test")
 class Upstream:
     """Deltas one by one; knows whether it was closed before its end."""
 
-    def __init__(self, *deltas: DeltaReceived | Exception) -> None:
-        self.deltas = deltas
+    def __init__(self, *deltas: DeltaReceived | Exception, ends: bool = True) -> None:
+        self.deltas, self.ends = deltas, ends
         self.closed_early = False
 
     async def __call__(self) -> AsyncIterator[DeltaReceived]:
@@ -46,6 +47,8 @@ class Upstream:
                 if isinstance(delta, Exception):
                     raise delta
                 yield delta
+            if self.ends:
+                yield DeltaReceived(0, finish_reason="stop")
         except (GeneratorExit, asyncio.CancelledError):
             self.closed_early = True
             raise
@@ -102,6 +105,18 @@ async def test_a_correction_asks_again_behind_what_was_kept() -> None:
 async def test_what_the_upstream_raises_is_raised() -> None:
     with pytest.raises(GuardError, match="away"):
         await collect(Upstream(says("Dear you, and so on and on. "), GuardError("away")))
+
+
+async def test_a_stream_that_only_stops_is_no_finished_reply() -> None:
+    with pytest.raises(UpstreamError, match="finish reason"):
+        await collect(Upstream(says("Dear you, "), ends=False))
+
+
+async def test_choices_are_not_mixed() -> None:
+    choice = {"index": 1, "delta": {"content": "Hm."}, "finish_reason": None}
+    chunk = {"id": "1", "choices": [choice], "created": 1, "model": "m"}
+    with pytest.raises(UpstreamError, match="several choices"):
+        delta_of(ChatCompletionChunk.model_validate({**chunk, "object": "chat.completion.chunk"}))
 
 
 async def test_leaving_early_closes_the_upstream() -> None:
