@@ -171,7 +171,7 @@ def new_key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     right: Annotated[list[str] | None, typer.Option(help="A right, e.g. guard:detail.")] = None,
 ) -> None:
-    """Make a key: print it once, and the line to add to the key file."""
+    """Make a key: show it once on standard error, and print its line for the key file."""
     from gateway.access import RIGHTS, key_hash
     from gateway.access import new_key as make
     from monitors.errors import UserError
@@ -182,5 +182,6 @@ def new_key(
     if name.split() != [name] or "#" in name:
         raise UserError("the name must be one word without #")
     key = make()
-    typer.echo(f"key (shown once): {key}")
+    # Not to standard output, which goes into the key file: that holds hashes only.
+    typer.echo(f"key (shown once): {key}", err=True)
     typer.echo(f"{name} {key_hash(key)} {','.join(rights)}".rstrip())

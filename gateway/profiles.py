@@ -162,6 +162,7 @@ def profile(
         Option(("--port", str(port)), "the gateway's --upstream names it"),
         _served_name(Path(model)) if local else None,
         _parser(known, reasoning_parser),
+        _tools(known),
         _template(chat_template),
         _context(max_model_len, known),
         Option(("--max-num-seqs", str(max_num_seqs)), "as many as the gateway lets in"),
@@ -228,6 +229,13 @@ def _parser(known: Model | None, asked: str | None) -> Option | None:
     return Option(("--reasoning-parser", name), f"separates thinking from the answer{source}")
 
 
+def _tools(known: Model | None) -> Option | None:
+    if known is None or known.tool_call_parser is None:
+        return None
+    words = ("--enable-auto-tool-choice", "--tool-call-parser", known.tool_call_parser)
+    return Option(words, f"for `tool_choice: auto` ({known.parser_source})")
+
+
 def _template(file: Path | None) -> Option | None:
     return Option(("--chat-template", str(file)), "in place of the model's own") if file else None
 
@@ -249,11 +257,11 @@ def _gpus(asked: int | None, name: str, known: Model | None) -> Option | None:
     return Option(("--tensor-parallel-size", str(count)), why) if count > 1 else None
 
 
-_NAMED_SIZE = re.compile(r"(?<![a-z0-9])(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
+_NAMED_SIZE = re.compile(r"(?<![a-z0-9])e?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 
 
 def _size(name: str) -> float:
-    """Billions of parameters, as a name tells them (`..-38B`, `..-30B-A3B`); 0: it does not."""
+    """Billions of parameters, as a name tells them (`..-38B`, `..-30B-A3B`, `..-E4B`); else 0."""
     found = _NAMED_SIZE.search(name.rpartition("/")[2].replace("_", "-"))
     return float(found[1]) if found else 0.0
 
@@ -279,20 +287,30 @@ def _remote_code(known: Model | None) -> Option | None:
     return Option(("--trust-remote-code",), "runs Python of the model's repository: read it first")
 
 
+_NO_TOOLS = (
+    "no tool-call parser is known for it: `tool_choice: auto` needs --enable-auto-tool-choice"
+    " --tool-call-parser NAME"
+)
+
+
 def _remarks(known: Model | None) -> tuple[str, ...]:
     if known is None:
-        return ("not listed: its format is not known",)
+        return ("not listed: its format is not known", _NO_TOOLS)
     base = f"built on {known.base}; " if known.base else ""
     told = f"{base}writes `{known.format}` ({known.source})"
     if known.reasoning_parser is None:
         told += "; no reasoning parser: the gateway reads it"
-    return (told, known.note) if known.note else (told,)
+    tools = "" if known.tool_call_parser else _NO_TOOLS
+    return tuple(remark for remark in (told, known.note, tools) if remark)
 
 
 def _cautions(name: str, known: Model | None, *, local: bool) -> tuple[str, ...]:
     cautions = []
     if not local and "/" not in name:
         cautions.append("no repository of this name is known: pass a path or an id")
+    if not local and known and known.id == name and _stands_for_sizes(known):
+        sizes = ", ".join(alias.replace("{size}", "SIZE") for alias in known.aliases)
+        cautions.append(f"no repository of this name is known: pass one with a size ({sizes})")
     if known and known.max_vllm:
         cautions.append(
             f"needs vLLM {known.max_vllm} or older; these options were checked with 0.32 only, and"
@@ -303,6 +321,11 @@ def _cautions(name: str, known: Model | None, *, local: bool) -> tuple[str, ...]
     if known and known.id in _CAUTIONS:
         cautions.append(_CAUTIONS[known.id])
     return tuple(cautions)
+
+
+def _stands_for_sizes(model: Model) -> bool:
+    """Whether its id names no size, and its aliases do."""
+    return not _size(model.id) and any("{size}" in alias for alias in model.aliases)
 
 
 def _unknown(model: str) -> str:

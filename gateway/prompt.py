@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 import msgspec
 
 from gateway.errors import PayloadTooLargeError
 from gateway.fields import anything, bad, clip, mapping, text, unknown, wrong_type
+from monitors.formats import FAMILIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Prompt:
     def _refuse_closer(self, param: str, text: str) -> None:
         # vLLM's simpler reasoning parsers look for the closer in the whole prompt, and where they
         # find one they call all thinking answer.
-        if not self._permissive and _CLOSER.search(text):
+        if not self._permissive and _ending().search(text):
             raise bad(
                 param,
                 "holds a literal reasoning tag, which can blind the reasoning parser of the "
@@ -221,7 +223,7 @@ class Prompt:
 
     def _own(self, text: str) -> str:
         """Return what the model itself said, which must not end the session: see `_defuse`."""
-        return text if self._permissive else _CLOSER.sub(_defuse, text)
+        return text if self._permissive else _ending().sub(_defuse, text)
 
     def _tool_calls(self, index: int, place: str, calls: Any) -> list[dict[str, Any]]:
         place = f"{place}.tool_calls"
@@ -247,7 +249,7 @@ class Prompt:
     def _arguments(self, text: str) -> tuple[str, str]:
         arguments = _arguments(text, self._depth)
         read = readings(arguments)
-        if any(map(_CLOSER.search, read)):
+        if any(map(_ending().search, read)):
             read = readings(_rewrite(arguments, self._own))
         return read
 
@@ -403,17 +405,40 @@ def _written(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_CLOSER = re.compile(
-    r"""
+_THINK_CLOSER = r"""
       <\s{0,4}/\s{0,4}[\w:|]{0,16}think[^<>]{0,24}>
     | \[\s{0,4}/\s{0,4}THINK\s{0,4}\]
     | <\|(?:END_THINKING|end_of_thought|plamo:end_think:plamo)\|>
     | <\|close\|>\s{0,4}think | <channel\|> | ◁/think▷
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+"""
+_FLAGS = re.VERBOSE | re.IGNORECASE
+_CLOSER = re.compile(_THINK_CLOSER, _FLAGS)
 _OPENER = re.compile(r"<\s{0,4}think\s{0,4}>", re.IGNORECASE)
 _MOST_BLOCKS = 16
+_HEADED = re.compile(r"(<\|\w+\|>\w+)<\|\w+\|>")  # a header needs not end right behind its name
+
+
+@cache
+def _ending() -> re.Pattern[str]:
+    """Find what ends thinking in any format: think-like tags, and what is made of special tokens.
+
+    Headings, phrases and plain words in angle brackets are ordinary text, and stay so.
+    """
+    literals = {
+        _HEADED.sub(r"\1", text)
+        for family in FAMILIES
+        for text in family.all_closers
+        if "<|" in text
+    }
+    tokens = "|".join(map(_behind_bracket, sorted(literals)))
+    return re.compile(rf"{_THINK_CLOSER} | <\|(?:{tokens})", _FLAGS)
+
+
+def _behind_bracket(literal: str) -> str:
+    """A pattern of what follows the first `<|`, which is quick to find; text before it, behind."""
+    before, bracket, after = literal.partition("<|")
+    behind = f"(?<={re.escape(before + bracket)})" if before else ""
+    return behind + re.escape(after)
 
 
 def _split_thinking(text: str) -> tuple[list[str], str]:

@@ -188,10 +188,12 @@ def test_replay_names_a_place_that_cannot_be_written(files: Path, tmp_path: Path
 
 
 def test_a_new_key_fits_its_line(tmp_path: Path) -> None:
-    key, line = run("keys", "new", "app", "--right", "guard:detail").stdout.splitlines()
+    made = run("keys", "new", "app", "--right", "guard:detail")
     file = tmp_path / "keys"
-    file.write_text(line)
-    client = load_keys(file).authenticate(f"Bearer {key.rpartition(' ')[2]}")
+    file.write_text(made.stdout)  # as `>> keys` does
+    key = made.stderr.split()[-1]
+    assert key not in made.stdout
+    client = load_keys(file).authenticate(f"Bearer {key}")
     assert (client.name, client.rights) == ("app", frozenset({"guard:detail"}))
     assert "unknown right" in complaint("keys", "new", "app", "--right", "everything")
     assert "one word" in complaint("keys", "new", "two words")

@@ -103,6 +103,28 @@ def test_what_may_fail_is_said() -> None:
     assert "(unverified)" in run("profile", "Virgo-72B").stdout
 
 
+def test_a_known_tool_call_parser_is_used_and_an_unknown_one_is_said() -> None:
+    switched = "--enable-auto-tool-choice --tool-call-parser"
+    told = run("profile", "GLM-4.5V").stdout
+    assert f"# {switched} glm45: for `tool_choice: auto` (unverified)" in told
+    assert (
+        f"{switched} gemma4: for `tool_choice: auto` (read)" in run("profile", "gemma-4-it").stdout
+    )
+    for model in ("Virgo-72B", "someone/Other"):
+        found = profile(model, reasoning_parser="qwen3")
+        assert f"`tool_choice: auto` needs {switched} NAME" in found.text
+        assert "--enable-auto-tool-choice" not in found.arguments
+
+
+def test_a_family_is_no_repository() -> None:
+    caution = "CAUTION: no repository of this name is known"
+    for name in ("google/gemma-4-it", "gemma-4-it", "Insight-V"):
+        assert caution in run("profile", name).stdout
+    for size in ("31b", "e4b"):
+        found = profile(f"gemma-4-{size}-it")
+        assert (found.model, found.cautions) == (f"google/gemma-4-{size}-it", ())
+
+
 def test_a_path_is_served_under_its_folders_name(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     found = profile(str(tmp_path / "small"), reasoning_parser="qwen3")
@@ -130,6 +152,7 @@ import json, sys
 from vllm import envs
 from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 asked = json.load(sys.stdin)
@@ -142,6 +165,7 @@ known = set(ReasoningParserManager.list_registered())
 print(json.dumps({
     "options": sorted(set(asked["options"]) - names),
     "parsers": sorted(set(asked["parsers"]) - known),
+    "tools": sorted(set(asked["tools"]) - set(ToolParserManager.list_registered())),
     "environment": sorted(set(asked["environment"]) - set(envs.environment_variables)),
 }))
 """
@@ -159,6 +183,7 @@ def test_vllm_takes_every_profile() -> None:
         "commands": commands,
         "options": sorted(RESERVED | {w for words in commands for w in words if w[:2] == "--"}),
         "parsers": [model.reasoning_parser for model in MODELS if model.reasoning_parser],
+        "tools": [model.tool_call_parser for model in MODELS if model.tool_call_parser],
         "environment": [*ENVIRONMENT, "VLLM_API_KEY"],
     }
     python = Path(program).with_name("python")
@@ -167,7 +192,7 @@ def test_vllm_takes_every_profile() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     missing = json.loads(done.stdout.splitlines()[-1])
-    assert missing == {"options": [], "parsers": [], "environment": []}
+    assert missing == {"options": [], "parsers": [], "tools": [], "environment": []}
 
 
 # --- up ---------------------------------------------------------------------------------------

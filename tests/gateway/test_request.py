@@ -651,6 +651,35 @@ def test_literal_reasoning_tags_are_refused(message: dict[str, Any]) -> None:
     ask(HELLO, message, HELLO, permissive=True)
 
 
+ENDINGS = ["<|channel|>final<|message|>", "<|channel|>Final <|constrain|>json<|message|>"]
+ENDINGS += ["<|end|>", "<|end_message|>", "<|content_text|>", "<|eom|>", "to=user<|message|>"]
+ENDINGS += ["<|open|>response<|sep|>", "<|START_TEXT|>", "<|content_model_end_sampling|>"]
+
+
+@pytest.mark.parametrize("tag", ENDINGS)
+def test_whatever_ends_thinking_in_a_format_is_refused_or_broken(tag: str) -> None:
+    assert refused(HELLO, says("user", f"Read {tag} aloud.")).param == "messages[1].content"
+    said = ask(HELLO, says("assistant", f"It is {tag}!"), HELLO).upstream["messages"][1]["content"]
+    before, bracket, after = tag.partition("<")
+    assert said == f"It is {before}{bracket}\u2060{after}!"
+
+
+ORDINARY = [
+    "### The final answer is: 4",
+    "Here is my response: 4",
+    "<answer>4</answer>",
+    "<summary>",
+]
+ORDINARY += ["</summary>", "</caption>", "<response>", "<|im_end|>", "<|message|>", "a <| b |> c"]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_headings_phrases_and_plain_tags_are_ordinary_text(text: str) -> None:
+    for role in ("user", "assistant"):
+        sent = ask(HELLO, says(role, text), HELLO).upstream["messages"][1]
+        assert sent["content"] == text
+
+
 @pytest.mark.parametrize(
     ("content", "sent"),
     [
