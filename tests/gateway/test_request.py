@@ -372,13 +372,56 @@ def test_over_http_tools_are_judged_and_reach_the_model() -> None:
         reply = gate.post(BREAD.prompt, tools=[TOOL], tool_choice="auto", n=1)
         assert reply.status_code == 200
         assert gate.asked[-1]["tools"] == [TOOL] and "n" not in gate.asked[-1]
-        reply = gate.post(BREAD.prompt, **function(description="Heats the crimson kettle."))
-        assert reply.json()["choices"][0]["message"]["refusal"] == REFUSAL
         asked = len(gate.asked)
         assert_openai_error(gate.post(BREAD.prompt, n=9), 400, "invalid_value")
         error = gate.post(BREAD.prompt, tools=[TOOL], tool_choice=ALLOWED)
         assert "tool_choice.type" in assert_openai_error(error, 400)
         assert len(gate.asked) == asked
+        reply = gate.post(BREAD.prompt, **function(description="Heats the crimson kettle."))
+        assert reply.json()["choices"][0]["message"]["refusal"] == REFUSAL
+
+
+def test_a_request_holds_so_many_texts_and_no_more() -> None:
+    limits = RequestLimits(passages=3)
+    body = {"model": "m", "messages": [{"role": "user", "content": "a"}] * 4}
+    with pytest.raises(PayloadTooLargeError, match="over 3 texts"):
+        admit(json.dumps(body).encode(), limits=limits)
+
+
+def test_a_row_of_users_messages_is_judged_as_one_text_too() -> None:
+    request = ask(*[{"role": "user", "content": word} for word in ("crimson", "kettle")])
+    assert "crimson\nkettle" in [passage.text for passage in request.passages]
+    assert request.prompt_text == "crimson\nkettle"
+    answered = {"role": "assistant", "content": "Yes?"}
+    request = ask({"role": "user", "content": "a"}, answered, {"role": "user", "content": "b"})
+    assert request.prompt_text == "b"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"thinking": False}},
+        {"reasoning_effort": "none"},
+    ],
+)
+def test_who_asks_for_no_thinking_is_heard(fields: Any) -> None:
+    assert ask(**fields).unthinking and not ask().unthinking
+
+
+@pytest.mark.parametrize(
+    ("fields", "constrained"),
+    [
+        ({}, False),
+        ({"response_format": {"type": "text"}}, False),
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"structured_outputs": {"choice": ["a"]}}, True),
+        ({"tools": [TOOL], "tool_choice": "auto"}, False),
+        ({"tools": [TOOL], "tool_choice": "required"}, True),
+    ],
+)
+def test_who_asks_for_an_answer_of_a_given_form_is_known(fields: Any, constrained: bool) -> None:
+    assert ask(**fields).constrained is constrained
 
 
 # --- messages
@@ -561,8 +604,9 @@ def test_the_latest_turn_starts_at_the_last_users_in_a_row() -> None:
         says("tool", "t1", tool_call_id="c"),
     )
     latest = {text for text, is_latest in turns(request) if is_latest}
-    assert latest == {"s1", "u2", "s2", "u3", "r2", "a2", "t1", "c"}
-    assert request.prompt_text == "u3"
+    row = {"u2", "u3", "u2\nu3", "u2u3"}
+    assert latest == {"s1", *row, "s2", "r2", "a2", "t1", "c"}
+    assert request.prompt_text == "u2\nu3"
 
 
 def test_a_history_without_a_user_is_one_turn() -> None:
@@ -584,7 +628,7 @@ def test_thinking_is_judged_with_the_request_of_its_own_turn() -> None:
         says("user", "u5"),
     ]
     asked = {p.text: p.request for p in ask(*messages).passages}
-    thoughts = {"r0": "", "r1": "u2", "r2": "u2", "r3": "u2", "r4": "u3\nu4"}
+    thoughts = {"r0": "", "r1": "u1\nu2", "r2": "u1\nu2", "r3": "u1\nu2", "r4": "u3\nu4"}
     assert asked.items() >= thoughts.items()
     assert all(request == "" for text, request in asked.items() if text not in thoughts)
 

@@ -9,6 +9,8 @@ import pytest
 from monitors.events import (
     AbortUpstream,
     DeltaReceived,
+    Event,
+    Judge,
     Open,
     Record,
     Refuse,
@@ -19,9 +21,10 @@ from monitors.events import (
     Retraction,
     ToolCall,
 )
-from monitors.formats import THINK, WireField
+from monitors.formats import MAX_BLOCKS, THINK, WireField
 from monitors.judges.base import Passage
-from monitors.task import ResumeMethod
+from monitors.stream import GuardedStream
+from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Action, Stage
 from monitors.wire import FunctionDelta, TokenLogprob, ToolDelta
 from tests.playbook import (
@@ -362,3 +365,62 @@ def test_a_call_that_waits_shifts_nothing_of_what_is_to_be_erased() -> None:
     play << AbortUpstream(0) << Refuse(REFUSAL, False, "\n\n")
     play << finishes("content_filter") << Record
     assert play.outcome.retract == [Retraction(C, 0, len(BAD))]
+
+
+# --- text that is cut into pieces -------------------------------------------------------------
+
+
+def leads(*deltas: DeltaReceived, task: Task = TASK) -> list[str]:
+    """What judges are shown of each step."""
+    stream = GuardedStream(policy(), task)
+    stream.start(0.0)
+    events: list[Event] = [*deltas, ended()]
+    effects = [effect for delta in events for effect in stream.handle(delta, 0.0)]
+    return [effect.passage.whole.text for effect in effects if isinstance(effect, Judge)]
+
+
+def test_words_that_tags_cut_off_are_judged_together() -> None:
+    words = [said(f"<think>{word} </think>") for word in ("purple", "teapot", "boils")]
+    assert leads(*words) == ["purple", "purple teapot", "purple teapot boils"]
+
+
+def test_words_in_alternating_fields_are_judged_together() -> None:
+    assert (
+        leads(thought("purple "), said("teapot "), thought("boils "))[-1] == "purple teapot boils"
+    )
+
+
+def test_a_whole_step_is_judged_with_the_words_before_and_ends_their_row() -> None:
+    shown = leads(thought("Hm."), said(FINE + " "), said("So."))
+    assert shown == ["Hm.", f"Hm. {FINE}", "So."]
+
+
+def test_what_several_calls_say_is_judged_together() -> None:
+    shown = leads(*(calls(i, "say", f'{{"t": "{word}"}}') for i, word in enumerate(("my", "tea"))))
+    assert shown == ['say\n{"t": "my"}', 'my tea say\n{"t": "tea"}']
+
+
+def test_thinking_in_endless_blocks_becomes_answer() -> None:
+    play = Playbook()
+    play.stream.handle(said(f"<think>{FINE}</think>" * 40), 0.0)
+    coverage = play.stream.outcome.coverage
+    assert coverage["reasoning"].received == MAX_BLOCKS * len(FINE)
+    assert coverage["answer"].received > 0
+
+
+def test_tags_count_against_the_length_of_a_reply() -> None:
+    play = Playbook(policy(limits={"max_generated_chars": 1000}))
+    effects = play.stream.handle(said("<think></think>" * 200), 0.0)
+    assert AbortUpstream(0) in effects
+
+
+def test_what_looks_like_a_closer_does_not_end_the_thinking_of_a_resumed_message() -> None:
+    play = Playbook() >> thought(FINE + "\n") << Open() << asks(FINE) >> judged(0.01)
+    play << thinks(FINE) >> thought("It ends with </think>, says everybody. ")
+    play << asks("It ends with </think>, says everybody.") >> judged(0.01)
+    play << thinks("\nIt ends with </think>, says everybody.") >> thought(BAD + "\n") << asks(BAD)
+    play >> judged(1.0) << AbortUpstream(0)
+    (resume,) = play._done
+    assert isinstance(resume, Resume)
+    assert "</think>" not in resume.prefix
+    assert "<\u2060/think>" in resume.prefix
