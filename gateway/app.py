@@ -75,7 +75,6 @@ async def _chat(request: Request) -> Any:
         refused.headers["x-guard-request-id"] = request_id
         gateway.telemetry.refused(request_id, refused.status_code, error)
         return refused
-    gateway.telemetry.requests.labels("chat", "relayed").inc()
     return reply
 
 

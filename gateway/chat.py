@@ -79,6 +79,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         judges=guard.judges,
         legs=legs.of_choice,
         observer=gateway.observe,
+        counted=lambda status: gateway.telemetry.requests.labels("chat", status).inc(),
         live=lambda: gateway.live_with(guard, admitted.n),
         delivered=lambda text: gateway.delivered.add(guard, client.name, text),
     )

@@ -8,6 +8,7 @@
         ├── NotFoundError               404
         ├── OverloadedError             503  with Retry-After
         ├── UpstreamHTTPError           its  it answered with an error: re-shaped, scrubbed
+        │   └── UpstreamRejectedError   4xx  it takes no such request: the client's affair
         └── UpstreamUnavailableError    502  no answer, or an unreadable one; 504 too late
 
 Texts of exceptions and decoders never go out: only a GatewayError's own message does.
@@ -121,6 +122,10 @@ class UpstreamHTTPError(GatewayError):
         return UpstreamHTTPError(status, "the upstream broke off its reply", self.error_type)
 
 
+class UpstreamRejectedError(UpstreamHTTPError):
+    """The upstream takes no such request; the client's affair, not the upstream's failure."""
+
+
 class UpstreamUnavailableError(GatewayError):
     """The upstream gave no answer, or one that cannot be read."""
 
@@ -185,7 +190,7 @@ def upstream_error(status: int, body: bytes | Mapping[str, Any]) -> GatewayError
     message = fields.get("message")
     text = scrub(_summary(message)) if isinstance(message, str) else ""
     param = _param(fields.get("param"))
-    return UpstreamHTTPError(
+    return UpstreamRejectedError(
         status,
         text or _answered(status),
         INVALID_REQUEST,

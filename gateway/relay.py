@@ -186,10 +186,12 @@ class Relay:
         judges: JudgeService,
         legs: Callable[[int], Legs],
         observer: Observer,
+        counted: Callable[[str], None],
         live: Callable[[], AbstractContextManager[object]],
         delivered: Callable[[str], None],
     ) -> None:
-        """`legs` gives the upstream of each choice.
+        """`legs` gives the upstream of each choice; `counted` is told how the request ended, by its
+        status or as `left`.
 
         `live` is entered for as long as generations are under way, `delivered` told of each text
         that was judged and delivered whole.
@@ -198,7 +200,7 @@ class Relay:
             policy = replace(policy, release=ReleaseMode.HOLD)
         self.exchange, self.policy, self.task = exchange, policy, task
         self.judges, self.observer, self.delivered = judges, observer, delivered
-        self._live = live
+        self._live, self._counted = live, counted
         self.complete = False
         """The reply's last byte is in the buffer."""
         self._buffer: list[bytes] = []
@@ -242,6 +244,7 @@ class Relay:
         except asyncio.CancelledError:  # the server shuts down; it awaits nothing else of us
             await self._say_goodbye(send)
         finally:
+            self._counted(str(self._status) if self._started else "left")
             if self._timer is not None:
                 self._timer.cancel()
 

@@ -142,7 +142,7 @@ def test_metrics_count_what_happens() -> None:
             return metric(gate.root, f"mlrm_guard_{name}", **labels)
 
         assert count("requests_total", path="chat", status="400") == 1
-        assert count("requests_total", status="relayed") == 2
+        assert count("requests_total", status="200") == 2
         assert count("generations_total", ended="finished") == 2
         assert count("decisions_total", action="allow") == 1
         assert count("decisions_total", action="correct", scenario="other") == 1
