@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from typing import Any
 
 import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
@@ -15,7 +16,13 @@ from gateway.history import drop_refused_turns, still_to_judge, to_judge
 from gateway.legs import UpstreamLegs
 from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
-from gateway.request import ChatRequest, admit, reencode_images, trace_headers
+from gateway.request import (
+    ChatRequest,
+    admit,
+    passages_of_reply,
+    reencode_images,
+    trace_headers,
+)
 from gateway.state import Gateway
 from monitors.guard import Guard
 from monitors.judges.base import Passage
@@ -42,7 +49,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
     with gateway.count_live(), gateway.guards.use() as guard:
         admitted = await _admit(gateway, request)
         _check(admitted, guard.policy)
-        await drop_refused_turns(admitted, guard, client.name)
+        await drop_refused_turns(admitted, guard, gateway.delivered, client.name)
         report = await gateway.probes.of(admitted.model)
         inputs = _inputs(gateway, guard, client.name, admitted)
     method = report.method
@@ -75,7 +82,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         legs=legs.of_choice,
         observer=gateway.observe,
         live=lambda: gateway.live_with(guard),
-        delivered=lambda text: gateway.delivered.add(guard, client.name, text),
+        delivered=lambda message, judged: _remember(gateway, guard, client.name, message, judged),
     )
 
 
@@ -160,3 +167,17 @@ def _inputs(
     texts = still_to_judge(inside, guard, gateway.delivered, owner)
     passages = {to_judge(passage) for passage in texts if passage.text.strip()}
     return tuple(sorted(passages, key=lambda passage: (passage.stage, passage.text)))
+
+
+def _remember(
+    gateway: Gateway, guard: Guard, owner: str, message: dict[str, Any], judged: bool
+) -> None:
+    """What of a message need not be judged when it comes back."""
+    if message["refusal"] is not None:
+        gateway.delivered.add_refusal(owner, message["refusal"])
+    if judged:
+        settings = gateway.settings
+        passages = passages_of_reply(
+            message, permissive=settings.permissive, limits=settings.request_limits
+        )
+        gateway.delivered.add_reply(guard, owner, passages)
