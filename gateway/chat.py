@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from functools import partial
+from typing import Any
 
 import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
@@ -16,7 +17,13 @@ from gateway.history import drop_refused_turns, still_to_judge, to_judge
 from gateway.legs import UpstreamLegs
 from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
-from gateway.request import ChatRequest, admit, reencode_images, trace_headers
+from gateway.request import (
+    ChatRequest,
+    admit,
+    passages_of_reply,
+    reencode_images,
+    trace_headers,
+)
 from gateway.state import Gateway
 from monitors.formats import Format
 from monitors.guard import Guard
@@ -47,7 +54,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         admitted = await _admit(gateway, request)
         _check(admitted, guard.policy)
         _check_room(gateway, admitted.n - 1)
-        await drop_refused_turns(admitted, guard, client.name)
+        await drop_refused_turns(admitted, guard, gateway.delivered, client.name)
         report = await gateway.probes.of(admitted.model)
         inputs = _inputs(gateway, guard, client.name, admitted)
     method = report.method
@@ -81,7 +88,7 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         observer=gateway.observe,
         counted=lambda status: gateway.telemetry.requests.labels("chat", status).inc(),
         live=lambda: gateway.live_with(guard, admitted.n),
-        delivered=lambda text: gateway.delivered.add(guard, client.name, text),
+        delivered=lambda message, judged: _remember(gateway, guard, client.name, message, judged),
     )
 
 
@@ -178,3 +185,17 @@ def _inputs(
     texts = still_to_judge(inside, guard, gateway.delivered, owner)
     passages = {to_judge(passage) for passage in texts if passage.text.strip()}
     return tuple(sorted(passages, key=lambda passage: (passage.stage, passage.text)))
+
+
+def _remember(
+    gateway: Gateway, guard: Guard, owner: str, message: dict[str, Any], judged: bool
+) -> None:
+    """What of a message need not be judged when it comes back."""
+    if message["refusal"] is not None:
+        gateway.delivered.add_refusal(owner, message["refusal"])
+    if judged:
+        settings = gateway.settings
+        passages = passages_of_reply(
+            message, permissive=settings.permissive, limits=settings.request_limits
+        )
+        gateway.delivered.add_reply(guard, owner, passages)

@@ -6,7 +6,7 @@ refused: were that question judged again with every request, one refusal would e
 turn that we closed is left out, and the model never sees what was refused.
 
 Nothing here trusts a client: who forges a refusal only takes text away from the model, and only the
-very text that the same owner was given, under the same guard, is taken as judged.
+very text that the same owner was given, by a guard that judges alike, is taken as judged.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from monitors.wording import LANGUAGES, refusal
 ENTRIES = 16_384
 """Texts that are known as delivered: about 3 MB."""
 
+WORDINGS = 64
+"""Refusals that are known of each owner."""
+
 PASSAGES_AT_ONCE = 64
 """Of one history with the judges; the others wait here: nobody fills the judges' queue."""
 
@@ -39,11 +42,16 @@ _OPERATORS = ("system", "developer")
 
 
 class Delivered:
-    """Hashes of texts that a guard judged and let out; the least recently used makes room."""
+    """Hashes of texts that a guard judged and let out, and the refusals that were sent.
+
+    The least recently used makes room.
+    """
 
     def __init__(self, entries: int = ENTRIES) -> None:
         self._entries = entries
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._refusals: dict[str, OrderedDict[str, None]] = {}  # as many as there are keys
+        self._judging: tuple[Guard, str] | None = None  # of the guard that was last asked about
 
     def __len__(self) -> int:
         return len(self._known)
@@ -52,19 +60,49 @@ class Delivered:
         """Every character of `text` was judged under this guard, and this owner got it."""
         if not text.strip():
             return
-        key = _key(guard, owner, text)
+        key = self._key(guard, owner, text)
         self._known[key] = None
         self._known.move_to_end(key)
         while len(self._known) > self._entries:
             self._known.popitem(last=False)
 
     def has(self, guard: Guard, owner: str, text: str) -> bool:
-        """Whether this owner got this text under this guard; whitespace around it aside."""
-        key = _key(guard, owner, text)
+        """Whether this owner got this text, judged as this guard judges; whitespace aside."""
+        key = self._key(guard, owner, text)
         if key not in self._known:
             return False
         self._known.move_to_end(key)
         return True
+
+    def add_reply(self, guard: Guard, owner: str, passages: Iterable[InputPassage]) -> None:
+        """A reply that was judged, as it will be read; also without the refusal at its end."""
+        refusals = self.refusals(guard.policy, owner)
+        for passage in passages:
+            said = _before_refusal(passage.text, refusals)
+            for text in (passage.text, said or ""):
+                self.add(guard, owner, text)
+
+    def add_refusal(self, owner: str, text: str) -> None:
+        """This owner was refused in these words: they stay known when the policy's change."""
+        known = self._refusals.setdefault(owner, OrderedDict())
+        known[text.strip()] = None
+        known.move_to_end(text.strip())
+        if len(known) > WORDINGS:
+            known.popitem(last=False)
+
+    def refusals(self, policy: Policy, owner: str) -> tuple[str, ...]:
+        """Every refusal that may be ours in what this owner sends."""
+        return tuple(dict.fromkeys((*own_refusals(policy), *self._refusals.get(owner, ()))))
+
+    def _key(self, guard: Guard, owner: str, text: str) -> bytes:
+        if self._judging is None or self._judging[0] is not guard:
+            self._judging = guard, _judging(guard)
+        digest = hashlib.blake2b(digest_size=32)
+        for part in (self._judging[1], owner, text.strip()):
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big"))
+            digest.update(data)
+        return digest.digest()
 
 
 def to_judge(passage: InputPassage) -> Passage:
@@ -81,7 +119,7 @@ def still_to_judge(
 
     Of a text with our refusal behind it, the text before counts.
     """
-    refusals = own_refusals(guard.policy)
+    refusals = delivered.refusals(guard.policy, owner)
 
     def ours(passage: InputPassage) -> bool:
         if passage.role != "assistant":
@@ -102,7 +140,9 @@ def own_refusals(policy: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.strip() for text in (*own, *built_in)))
 
 
-async def drop_refused_turns(admitted: ChatRequest, guard: Guard, owner: str) -> int:
+async def drop_refused_turns(
+    admitted: ChatRequest, guard: Guard, delivered: Delivered, owner: str
+) -> int:
     """Leave out of a request the turns that we refused, where what they hold is refused still.
 
     A turn is what lies from a user's message to the next question; operators' messages in it stay,
@@ -110,10 +150,10 @@ async def drop_refused_turns(admitted: ChatRequest, guard: Guard, owner: str) ->
     not be judged is for `on_unknown` and `on_overload`. Returns how many turns were left out.
     """
     policy = guard.policy
-    if policy.mode is not Mode.ENFORCE or policy.input.scope != "all":
+    if policy.mode is not Mode.ENFORCE:
         return 0
     messages: list[dict[str, Any]] = admitted.upstream["messages"]
-    refusals = own_refusals(policy)
+    refusals = delivered.refusals(policy, owner)
     turns = [turn for turn in _past_turns(messages) if _is_refused(messages[turn[-1]], refusals)]
     if not turns:
         return 0
@@ -161,15 +201,23 @@ def _is_refused(message: Mapping[str, Any], refusals: tuple[str, ...]) -> bool:
 
 
 def _before_refusal(text: str, refusals: tuple[str, ...]) -> str | None:
-    """What stands before our refusal at the text's end, a blank line between; None without one."""
+    """What stands before our refusal at the text's end, a blank line between; None without one.
+
+    It may be there several times: Vercel's AI SDK sends `content` and `refusal` as one text.
+    """
     text = text.strip()
     if not text.endswith(refusals):
         return None
     for ours in refusals:
-        before = text.removesuffix(ours)
-        gap = before[len(before.rstrip()) :]
-        if len(before) < len(text) and (not before or gap.count("\n") > 1):
-            return before
+        end, cut = len(text), None
+        while text.endswith(ours, 0, end):
+            start = end = end - len(ours)
+            while end and text[end - 1].isspace():
+                end -= 1
+            if not end or text.count("\n", end, start) > 1:
+                cut = end
+        if cut is not None:
+            return text[:cut]
     return None
 
 
@@ -232,12 +280,19 @@ def _images(message: Mapping[str, Any]) -> int:
     return sum(part.get("type") == "image_url" for part in parts)
 
 
-def _key(guard: Guard, owner: str, text: str) -> bytes:
-    """Of the guard too: what a laxer policy let out is judged again under a stricter one."""
-    judges = "+".join(f"{stage}:{name}" for stage, name in sorted(guard.judge_names.items()))
-    digest = hashlib.blake2b(digest_size=32)
-    for part in (guard.policy.version, judges, owner, text.strip()):
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.digest()
+def _judging(guard: Guard) -> str:
+    """All that decides what is let out: what a laxer policy let out is judged under a stricter one.
+
+    How a policy is named, words its refusals or waits says nothing of that.
+    """
+    policy = guard.policy
+    return repr(
+        (
+            sorted(guard.judge_names.items()),  # with the versions of rules and weights
+            sorted((str(k), str(s), c.action, c.threshold) for (k, s), c in policy.cells.items()),
+            policy.evidence,
+            policy.caps,
+            sorted(policy.unknown_closed.items()),
+            sorted(policy.overload_closed.items()),
+        )
+    )

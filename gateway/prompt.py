@@ -106,6 +106,10 @@ class Prompt:
             )
         return read
 
+    def read_reply(self, message: dict[str, Any]) -> None:
+        """Collect what will be judged of a reply's message when it comes back in a history."""
+        self._message(0, message)
+
     def judge(
         self,
         role: str,

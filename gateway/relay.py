@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -82,9 +83,8 @@ class _Choice:
         self._name = f"{exchange.request_id}.{index}" if index else exchange.request_id
         self._sse = StreamReply(exchange.head, index)
         self.whole = WholeReply(exchange.head, index)
-        policy = relay.policy
-        self._holds = policy.mode is Mode.ENFORCE and policy.release is ReleaseMode.HOLD
-        self._gathers = self._holds or not exchange.stream
+        self._enforces = relay.policy.mode is Mode.ENFORCE
+        self._gathers = self._enforces or not exchange.stream
         self._counts = exchange.head.continuous_usage
         self.opened = False
         self.finished: Finish | None = None
@@ -138,9 +138,19 @@ class _Choice:
             self.finished = effect
             relay.one_finished()
 
+    @property
+    def _judged(self) -> bool:
+        """Whether a judge passed all that was released."""
+        outcome = self.generation.machine.outcome
+        coverage = outcome.coverage.values()
+        if not all(counts.released_unjudged.keys() <= {"blank"} for counts in coverage):
+            return False
+        held = self._relay.policy.release is ReleaseMode.HOLD
+        return held or not (outcome.action.intervenes or outcome.retract)
+
     def _gather(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
-        """For the reply in one piece, and because the text comes back in the next turn's history:
-        then it needs no judge, if all of it had one.
+        """For the reply in one piece, and because it comes back in the next turn's history: then
+        it needs no judge, if all of it had one, and a refusal must be known.
         """
         whole = self.whole
         match effect:
@@ -152,11 +162,8 @@ class _Choice:
                 whole.refusal(effect)
             case Finish():
                 whole.finish(effect)
-                coverage = self.generation.machine.outcome.coverage.values()
-                judged = all(counts.released_unjudged.keys() <= {"blank"} for counts in coverage)
-                if self._holds and judged:
-                    for text in whole.texts:
-                        self._relay.delivered(text)
+                if self._enforces:
+                    self._relay.delivered(whole.choice["message"], self._judged)
 
     def _stream(self, effect: Release | ReleaseCall | Open | Refuse | Finish) -> None:
         sse, put = self._sse, self._relay.put
@@ -188,13 +195,13 @@ class Relay:
         observer: Observer,
         counted: Callable[[str], None],
         live: Callable[[], AbstractContextManager[object]],
-        delivered: Callable[[str], None],
+        delivered: Callable[[dict[str, Any], bool], None],
     ) -> None:
         """`legs` gives the upstream of each choice; `counted` is told how the request ended, by its
         status or as `left`.
 
-        `live` is entered for as long as generations are under way, `delivered` told of each text
-        that was judged and delivered whole.
+        `live` is entered for as long as generations are under way, `delivered` told of each
+        message of an enforced reply, OpenAI's, and whether all of it was judged and stands.
         """
         if not exchange.stream:  # nothing of it leaves before its end: nothing is to be erased
             policy = replace(policy, release=ReleaseMode.HOLD)

@@ -130,11 +130,6 @@ class WholeReply:
         self.choice: dict[str, Any] = {}
         """The finished choice."""
 
-    @property
-    def texts(self) -> list[str]:
-        """Thinking and content so far."""
-        return ["".join(parts) for parts in self._parts.values()]
-
     def text(self, release: Release) -> None:
         """A piece of released text."""
         self._parts[release.field].append(release.text)

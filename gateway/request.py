@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -102,14 +102,7 @@ def admit(
     upstream = _fields(document, permissive)
     if "model" not in upstream:
         raise bad("model", "is required", code="missing_required_parameter")
-    prompt = Prompt(
-        permissive=permissive,
-        most_messages=limits.messages,
-        most_images=limits.images,
-        most_chars=limits.text_chars,
-        most_passages=limits.passages,
-        depth=limits.depth,
-    )
+    prompt = _prompt(permissive, limits)
     upstream["messages"] = prompt.read(document.get("messages"))
     for name in _JUDGED_FIELDS:
         for place, value in _judged(name, document.get(name)):
@@ -139,6 +132,27 @@ def admit(
         prompt_text=prompt.latest_user_text,
         passages=prompt.passages,
         images=prompt.images,
+    )
+
+
+def passages_of_reply(
+    message: dict[str, Any], *, permissive: bool = False, limits: RequestLimits | None = None
+) -> list[InputPassage]:
+    """What will be judged of a reply's message when it comes back in a history."""
+    prompt = _prompt(permissive, limits or RequestLimits())
+    with suppress(RequestError):  # the rest of it cannot come back
+        prompt.read_reply(message)
+    return prompt.passages
+
+
+def _prompt(permissive: bool, limits: RequestLimits) -> Prompt:
+    return Prompt(
+        permissive=permissive,
+        most_messages=limits.messages,
+        most_images=limits.images,
+        most_chars=limits.text_chars,
+        most_passages=limits.passages,
+        depth=limits.depth,
     )
 
 

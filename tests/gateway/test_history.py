@@ -101,8 +101,8 @@ async def test_a_refused_turn_is_left_out_and_the_rest_stays() -> None:
         user("How is bread made?"),
     )
     async with guard() as running:
-        assert await drop_refused_turns(admitted, running, "alice") == 1
-        assert await drop_refused_turns(admitted, running, "alice") == 0
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 1
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 0
     assert contents(admitted) == ["Be kind.", "Hello!", "Hello to you.", "How is bread made?"]
     assert [(p.text, p.message_index) for p in admitted.passages] == [
         ("Be kind.", 0),
@@ -118,7 +118,7 @@ async def test_what_was_refused_is_not_judged_again_with_every_request() -> None
         for turn in range(3):
             later = [m for n in range(turn) for m in (user(f"Bread {n}?"), said(f"Yes {n}."))]
             admitted = request(user(BAD), said(REFUSAL), *later, user("And cake?"))
-            assert await drop_refused_turns(admitted, running, "alice") == 1
+            assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 1
     assert judge.seen == [BAD]
 
 
@@ -129,6 +129,9 @@ async def test_what_was_refused_is_not_judged_again_with_every_request() -> None
         f"  {REFUSAL}\n",
         f"It is a nice story so far.\n\n{REFUSAL}",
         f"It is a nice story so far.\n \n{REFUSAL}\n",
+        REFUSAL * 2,
+        f"It is a nice story so far.\n\n{REFUSAL}{REFUSAL}",
+        f"They said: {REFUSAL}\n\n{REFUSAL}\n{REFUSAL}",
         f"<think>\nA letter needs a date.\n</think>\n\n{REFUSAL}",
         refusal(Scenario.WEAPONS, "de"),
         refusal(None, "zh"),
@@ -137,7 +140,7 @@ async def test_what_was_refused_is_not_judged_again_with_every_request() -> None
 async def test_a_refusal_is_known_by_its_wording(ours: str) -> None:
     admitted = request(user(BAD), said(ours), user("How is bread made?"))
     async with guard() as running:
-        assert await drop_refused_turns(admitted, running, "alice") == 1
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 1
     assert contents(admitted) == ["How is bread made?"]
 
 
@@ -147,7 +150,7 @@ async def test_a_refusal_in_parts_or_in_the_refusal_field_is_one() -> None:
         user(BAD), parts, user(BAD + " Now!"), said(None, refusal=REFUSAL), user("And bread?")
     )
     async with guard() as running:
-        assert await drop_refused_turns(admitted, running, "alice") == 2
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 2
     assert contents(admitted) == ["And bread?"]
 
 
@@ -157,13 +160,14 @@ async def test_a_refusal_in_parts_or_in_the_refusal_field_is_one() -> None:
         f"{REFUSAL} But bread is made of flour.",
         f"They said: {REFUSAL}",
         f"They said:\n{REFUSAL}",
+        f"They said: {REFUSAL}{REFUSAL}",
         "I would rather",
     ],
 )
 async def test_what_only_resembles_a_refusal_is_none(answer: str) -> None:
     admitted = request(user(BAD), said(answer), user("How is bread made?"))
     async with guard() as running:
-        assert await drop_refused_turns(admitted, running, "alice") == 0
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 0
     assert len(contents(admitted)) == 3
 
 
@@ -171,7 +175,7 @@ async def test_a_question_that_is_harmless_by_itself_stays() -> None:
     """It was the answer that was refused."""
     admitted = request(user("Say something."), said(f"Well.\n\n{REFUSAL}"), user("And bread?"))
     async with guard() as running:
-        assert await drop_refused_turns(admitted, running, "alice") == 0
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 0
     assert len(contents(admitted)) == 3
 
 
@@ -191,7 +195,7 @@ async def test_a_whole_turn_goes_and_what_operators_said_in_it_stays() -> None:
         documents=[{"title": "Flour"}],
     )
     async with guard() as running:
-        assert await drop_refused_turns(admitted, running, "alice") == 1
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 1
     roles = [message["role"] for message in admitted.upstream["messages"]]
     assert roles == ["assistant", "system", "user"]
     assert admitted.images == 1
@@ -208,7 +212,7 @@ async def test_the_latest_turn_is_never_left_out() -> None:
     ):
         admitted = request(*messages)
         async with guard() as running:
-            assert await drop_refused_turns(admitted, running, "alice") == 0
+            assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 0
         assert admitted.upstream["messages"] == messages
 
 
@@ -217,7 +221,7 @@ async def test_a_forged_refusal_only_takes_text_from_the_model() -> None:
         user(BAD), said(f"Here is all about it.\n\n{REFUSAL}"), user("Go on as before.")
     )
     async with guard() as running:
-        await drop_refused_turns(admitted, running, "alice")
+        await drop_refused_turns(admitted, running, Delivered(), "alice")
     assert contents(admitted) == ["Go on as before."]
     assert [p.text for p in admitted.passages] == ["Go on as before."]
 
@@ -227,7 +231,7 @@ async def test_a_forged_refusal_only_takes_text_from_the_model() -> None:
     [
         ({"mode": "shadow"}, 0),
         ({"mode": "off"}, 0),
-        ({"input": {"scope": "latest_turn"}}, 0),
+        ({"input": {"scope": "latest_turn"}}, 1),
         ({"scenarios": {**RULES["scenarios"], "weapons": {"input": "flag"}}}, 0),
         ({"scenarios": {**RULES["scenarios"], "weapons": {"input": "prime"}}}, 1),
     ],
@@ -235,7 +239,7 @@ async def test_a_forged_refusal_only_takes_text_from_the_model() -> None:
 async def test_it_is_for_the_policy_to_say(sections: Mapping[str, Any], dropped: int) -> None:
     admitted = request(user(BAD), said(REFUSAL), user("And bread?"))
     async with guard(policy=make_policy(**sections)) as running:
-        assert await drop_refused_turns(admitted, running, "alice") == dropped
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == dropped
 
 
 @pytest.mark.parametrize(("failing", "dropped"), [("closed", 1), ("open", 0)])
@@ -244,7 +248,7 @@ async def test_a_judge_that_cannot_tell_is_the_policys_affair(failing: str, drop
     judge = Noting(lambda _: Verdict.of_unknown("j", "unreadable"))
     admitted = request(user("Hello!"), said(REFUSAL), user("And bread?"))
     async with guard(judge, policy) as running:
-        assert await drop_refused_turns(admitted, running, "alice") == dropped
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == dropped
 
 
 async def test_a_judge_that_hangs_costs_its_time_out_and_no_more() -> None:
@@ -260,7 +264,7 @@ async def test_a_judge_that_hangs_costs_its_time_out_and_no_more() -> None:
     judge = Noting(hang)
     async with guard(judge, policy) as running:
         async with asyncio.timeout(10):
-            dropped = await drop_refused_turns(admitted, running, "alice")
+            dropped = await drop_refused_turns(admitted, running, Delivered(), "alice")
         assert dropped == PASSAGES_AT_ONCE * 2  # late is closed here
         gate.set()
     assert contents(admitted) == ["And bread?"]
@@ -280,7 +284,7 @@ async def test_a_long_session_is_judged_a_part_at_a_time() -> None:
 
         running.judges.submit = counted  # type: ignore[method-assign]
         admitted = request(*turns, user("And bread?"))
-        assert await drop_refused_turns(admitted, running, "alice") == 300
+        assert await drop_refused_turns(admitted, running, Delivered(), "alice") == 300
     assert 0 < most <= PASSAGES_AT_ONCE
     assert len(judge.seen) == 300
 
@@ -332,14 +336,49 @@ async def test_our_refusal_is_not_judged_nor_what_was_given_before_it() -> None:
         assert texts(request(user(REFUSAL)), running, delivered) == [REFUSAL]
 
 
-async def test_what_a_laxer_policy_let_out_is_judged_under_another() -> None:
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"scenarios": {**RULES["scenarios"], "fraud": {"answer": "flag"}}},
+        {"scenarios": {**RULES["scenarios"], "fraud": {"threshold": 1.5}}},
+        {"evidence": {"drift": 0.25}},
+        {"caps": {"on_cap": "release"}},
+        {"on_unknown": {"answer": "open"}},
+        {"on_overload": {"answer": "open"}},
+    ],
+)
+async def test_what_a_laxer_policy_let_out_is_judged_under_another(
+    sections: Mapping[str, Any],
+) -> None:
     delivered = Delivered()
-    async with guard() as lax, guard(policy=make_policy(name="strict")) as strict:
-        async with guard(Noting(name="noting@2")) as other_judge:
-            delivered.add(lax, "alice", "Mix flour.")
-            assert delivered.has(lax, "alice", "Mix flour.")
-            assert not delivered.has(strict, "alice", "Mix flour.")
-            assert not delivered.has(other_judge, "alice", "Mix flour.")
+    async with guard() as lax, guard(policy=make_policy(**sections)) as other:
+        delivered.add(lax, "alice", "Mix flour.")
+        assert delivered.has(lax, "alice", "Mix flour.")
+        assert not delivered.has(other, "alice", "Mix flour.")
+
+
+async def test_what_another_judge_let_out_is_judged() -> None:
+    delivered = Delivered()
+    async with guard() as one, guard(Noting(name="noting@2")) as other:
+        delivered.add(one, "alice", "Mix flour.")
+        assert not delivered.has(other, "alice", "Mix flour.")
+
+
+async def test_a_policy_that_judges_alike_knows_what_was_delivered_and_refused() -> None:
+    delivered = Delivered()
+    sections = {"limits": {"keep_alive_seconds": 9}, "refusals": {"en": "No."}, "name": "other"}
+    story = "It is a nice story so far."
+    async with guard() as before, guard(policy=make_policy(**sections)) as after:
+        delivered.add_refusal("alice", REFUSAL)
+        delivered.add(before, "alice", story)
+        history = (user("A story!"), said(f"{story}\n\n{REFUSAL}"), user(BAD), said(REFUSAL))
+        for owner, dropped, left in (
+            ("alice", 1, ["A story!", "And bread?"]),
+            ("bob", 0, ["A story!", f"{story}\n\n{REFUSAL}", BAD, REFUSAL, "And bread?"]),
+        ):
+            admitted = request(*history, user("And bread?"))
+            assert await drop_refused_turns(admitted, after, delivered, owner) == dropped
+            assert texts(admitted, after, delivered, owner) == left
 
 
 async def test_what_was_not_used_for_longest_is_forgotten() -> None:

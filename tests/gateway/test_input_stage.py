@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from tests.gateway.harness import (
     guarded,
     wait_until,
 )
-from tests.gateway.scripted import says, scripted, thinks, told
+from tests.gateway.scripted import calls, says, scripted, thinks, told
 
 RISKY = "What of the copper lantern?"
 LANTERN = Trace(
@@ -333,6 +334,87 @@ def test_a_long_session_costs_no_rescan_and_a_tampered_message_is_judged_anew() 
             )
             history[3] = said("Take the crimson kettle.")
             assert gate.post("", messages=history).json()["guard"]["action"] == "refuse"
+
+
+NURSERY = Trace(
+    id="nursery",
+    prompt="Tell me a nursery rhyme.",
+    reasoning="I make one up, with a crimson kettle. It is short.\n",
+    answer="Once there was a crimson kettle. It sang.",
+)
+LAX: Mapping[str, Any] = {
+    **RULES,
+    "rules": [
+        {
+            "name": "kettle",
+            "literal": "crimson kettle",
+            "scenario": "weapons",
+            "stages": ["input"],
+        },
+        RULES["rules"][0],
+    ],
+}
+"""Lets the kettle out, but not in."""
+
+
+@pytest.mark.parametrize("release", ["hold", "live"])
+@pytest.mark.parametrize("emit", ["upstream", "field", "inline"])
+@pytest.mark.parametrize("where", ["reasoning", "inline"])
+def test_a_reply_that_comes_back_in_whatever_form_is_not_judged_again(
+    where: Any, emit: str, release: str
+) -> None:
+    policy = {**LAX, "reasoning": {"emit": emit}, "release": release}
+    with guarded(policy, [NURSERY, BREAD], reasoning_field=where) as gate:
+        reply = gate.stream(NURSERY.prompt)
+        thought, answer = reply.text("reasoning"), reply.text("content")
+        assert "crimson kettle" in answer
+        history = [user(NURSERY.prompt), {**said(answer), "reasoning": thought}, user(BREAD.prompt)]
+        assert gate.post("", messages=history).json()["guard"]["action"] == "allow"
+        history[1] = said("Another crimson kettle.")
+        assert gate.post("", messages=history).json()["guard"]["action"] == "refuse"
+
+
+def test_a_tool_call_that_comes_back_is_not_judged_again() -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    with scripted() as upstream, guarded(LAX, upstream=upstream.root) as gate:
+        upstream.play(told(*calls(("look", '{"q": "crimson kettle"}')), finish="tool_calls"))
+        message = gate.post("Look it up.", tools=tools).json()["choices"][0]["message"]
+        (call,) = message["tool_calls"]
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "Nothing found."}
+        history = [user("Look it up."), message, result]
+        upstream.answer(lambda _: told(*says("There is none.")))
+        assert gate.post("", messages=history, tools=tools).json()["guard"]["action"] == "allow"
+        call["function"]["arguments"] = '{"q": "another crimson kettle"}'
+        assert gate.post("", messages=history, tools=tools).json()["guard"]["action"] == "refuse"
+
+
+@pytest.mark.parametrize("release", ["hold", "live"])
+def test_a_session_outlives_a_new_wording_of_its_refusal(release: str, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(json.dumps({**RULES, "release": release}))
+    with guarded(file) as gate:
+        refused = gate.stream(KETTLE.prompt)
+        # As Vercel's AI SDK keeps it: content and refusal as one text.
+        content = refused.text("content") + refused.text("refusal")
+        assert content == REFUSAL * 2
+        file.write_text(json.dumps({**RULES, "release": release, "refusals": {"en": "No."}}))
+        wait_until(lambda: "No." in gate.post(KETTLE.prompt).text, "the new policy is not in force")
+        history = [user(KETTLE.prompt), said(content), user(BREAD.prompt)]
+        assert gate.post("", messages=history).json()["guard"]["action"] == "allow"
+        assert texts(gate.asked[-1]) == [BREAD.prompt]
+
+
+def test_what_was_retracted_is_judged_when_it_comes_back() -> None:
+    policy = {**LAX, "release": "live"}
+    with scripted() as upstream, guarded(policy, upstream=upstream.root) as gate:
+        upstream.play(told(*says("See the crimson kettle. And a purple teapot! It pours.")))
+        reply = gate.stream("Say something.")
+        assert reply.guard["retract"]
+        upstream.answer(lambda _: told(*says("Fine.")))
+        shown = reply.text("content").removesuffix(REFUSAL).strip()
+        assert "crimson kettle" in shown
+        again = gate.post("", messages=[user("Hm?"), said(shown), user("Go on.")])
+        assert again.json()["guard"]["action"] == "refuse"
 
 
 def test_what_one_key_asked_is_no_memory_of_anothers(tmp_path: Path) -> None:
