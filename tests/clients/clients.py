@@ -53,8 +53,6 @@ class Client:
     filtered: str = "content_filter"
     shows_refusal: int = 1
     """How often the refusal stands in the text."""
-    parses_pieces: bool = False
-    """Parses a structured output with every piece of it, until there is a `refusal`."""
 
 
 _PYTHON = str(_BIN / "python")
@@ -75,17 +73,14 @@ _LITELLM: dict[str, Any] = {
     "broken": "MidStreamFallbackError",
 }
 CLIENTS = {
-    "openai-python": Client(
-        (sys.executable, "-m", _module("openai")), parses_pieces=True, **_OPENAI
-    ),
-    "openai-python-2": Client((_PYTHON, "-m", _module("openai")), parses_pieces=True, **_OPENAI),
+    "openai-python": Client((sys.executable, "-m", _module("openai")), **_OPENAI),
+    "openai-python-2": Client((_PYTHON, "-m", _module("openai")), **_OPENAI),
     "openai-js": Client((str(_BIN / "node"), f"{_JS}/openai.mjs"), **_OPENAI),
     "langchain": Client(
         (_PYTHON, "-m", _module("langchain")),
         thinking=None,
         guard=(None, None),
         refusal=(False, True),
-        parses_pieces=True,
         denied="OpenAIInvalidRequestError",
         unformed="ContentFilterFinishReasonError",
         broken="APIError",

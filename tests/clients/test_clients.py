@@ -136,11 +136,8 @@ def test_a_structured_output_is_parsed(asked: Asked, client: str, stream: bool) 
 @streams
 @pytest.mark.parametrize("prompt", [BAD_RECIPE.prompt, KETTLE.prompt], ids=["answer", "input"])
 def test_a_refused_structured_output_is_never_a_form(
-    request: pytest.FixtureRequest, asked: Asked, client: str, stream: bool, prompt: str
+    asked: Asked, client: str, stream: bool, prompt: str
 ) -> None:
-    if stream and prompt == BAD_RECIPE.prompt and CLIENTS[client].parses_pieces:
-        reason = "the empty line before a refusal comes alone, inside a JSON string: ValueError"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     seen = asked(client, "form", prompt, stream)
     assert seen.form is None
     assert seen.error is not None
