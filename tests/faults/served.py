@@ -25,9 +25,9 @@ PRELUDE = ""
 """Python that the gateway's process runs before it starts: how a protection is switched off."""
 
 GRACE = """
-import uvicorn
-run, grace = uvicorn.run, {"timeout_graceful_shutdown": SECONDS}
-uvicorn.run = lambda app, **options: run(app, **options | grace)
+import gateway.connection
+made = gateway.connection.server_config
+gateway.connection.server_config = lambda app, host, port: made(app, host, port, grace=SECONDS)
 """
 
 
