@@ -183,7 +183,7 @@ def _inputs(
     everything = policy.input.scope == "all"
     inside = (p for p in admitted.passages if everything or p.latest_turn)
     texts = still_to_judge(inside, guard, gateway.delivered, owner)
-    passages = {to_judge(passage) for passage in texts if passage.text.strip()}
+    passages = {to_judge(passage) for passage in texts}
     return tuple(sorted(passages, key=lambda passage: (passage.stage, passage.text)))
 
 

@@ -17,12 +17,13 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
-from gateway.prompt import InputPassage
+from gateway.prompt import OPERATORS, InputPassage
 from gateway.request import ChatRequest
 from monitors.evidence import weigh_input
+from monitors.generation import PASSAGES_AT_ONCE
 from monitors.guard import Guard
 from monitors.judges.base import TIMEOUT, Passage, Verdict
 from monitors.policy import Policy
@@ -34,11 +35,6 @@ ENTRIES = 16_384
 
 WORDINGS = 64
 """Refusals that are known of each owner."""
-
-PASSAGES_AT_ONCE = 64
-"""Of one history with the judges; the others wait here: nobody fills the judges' queue."""
-
-_OPERATORS = ("system", "developer")
 
 
 class Delivered:
@@ -126,13 +122,14 @@ def still_to_judge(
             return False
         text = passage.text
         said = _before_refusal(text, refusals) if passage.kind == "text" else None
-        if said is not None and not said.strip():
+        if _is_blank(said):
             return True
         return any(delivered.has(guard, owner, t) for t in (text, said) if t is not None)
 
     return [passage for passage in passages if not ours(passage)]
 
 
+@lru_cache(maxsize=8)  # asked about with every request
 def own_refusals(policy: Policy) -> tuple[str, ...]:
     """Every refusal that may be ours: this policy's, and those that are built in."""
     built_in = (refusal(key, language) for key in (None, *Scenario) for language in LANGUAGES)
@@ -180,7 +177,7 @@ def _past_turns(messages: Sequence[Mapping[str, Any]]) -> Iterator[list[int]]:
     answered = True
     for index, message in enumerate(messages):
         role = message["role"]
-        if role in _OPERATORS:
+        if role in OPERATORS:
             continue
         if role == "user" and answered:
             if turn:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any, Final, Literal
 
 import msgspec
 
 from gateway.errors import PayloadTooLargeError
 from gateway.fields import anything, bad, clip, mapping, text, unknown, wrong_type
-from monitors.formats import FAMILIES
+from monitors.formats import FAMILIES, defuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class InputPassage:
     """Of the latest turn, or in no turn at all, as system prompts and fields are."""
 
 
-_OPERATORS: Final = frozenset({"system", "developer"})
+OPERATORS: Final = frozenset({"system", "developer"})
 # Clients send replies back with all that they made of them: the official ones (`annotations`,
 # `parsed`; `audio` and `function_call` empty), LiteLLM (`provider_specific_fields`, `images`,
 # `thinking_blocks`, `reasoning_items`), others (`reasoning_details`), and what we added (`guard`).
@@ -78,7 +79,8 @@ class Prompt:
         self.passages: list[InputPassage] = []
         self.images = 0
         self.latest_user_text = ""
-        self._row: list[str] = []  # of the last run of users' messages
+        self._row: list[list[str]] = []  # users' messages without an answer between, and
+        self._row_at = 0  # where the last of them stands
         self._permissive = permissive
         self._most_messages = most_messages
         self._most_images = most_images
@@ -99,6 +101,7 @@ class Prompt:
             raise bad("messages", f"must hold 1 to {self._most_messages} messages")
         self._turn = _latest_turn(messages)
         read = [self._message(index, message) for index, message in enumerate(messages)]
+        self._end_row()
         if read[-1]["role"] == "assistant":
             problem = "is an assistant's; to continue a message is not supported yet by this "
             raise bad(
@@ -125,7 +128,7 @@ class Prompt:
         our own parser finds the thinking wherever the server's puts it.
         """
         request = self.latest_user_text if kind == "reasoning" else ""
-        latest = index is None or index >= self._turn or role in _OPERATORS
+        latest = index is None or index >= self._turn or role in OPERATORS
         for reading in dict.fromkeys(readings):
             if not reading.strip():
                 continue
@@ -133,7 +136,7 @@ class Prompt:
             if self._chars > self._most_chars:
                 problem = f"the request holds over {self._most_chars} characters of text to judge"
                 raise PayloadTooLargeError(problem, param=param)
-            if role not in _OPERATORS:
+            if role not in OPERATORS:
                 self._refuse_closer(param, reading)
             self.passages.append(InputPassage(role, kind, reading, index, request, latest))
             if len(self.passages) > self._most_passages:
@@ -160,8 +163,8 @@ class Prompt:
         for key in sorted(message.keys() - _SENDERS[role]):
             raise unknown(f"{place}.{clip(key)}", key, dict.fromkeys(_SENDERS[role]))
         read: dict[str, Any] = {"role": role}
-        if role not in _OPERATORS and role != "user":
-            self._row.clear()
+        if role not in OPERATORS and role != "user":
+            self._end_row()
         if (name := message.get("name")) is not None:
             _match(_NAME, f"{place}.name", name, "a name of 1 to 64 characters without spaces")
             self.judge(role, index, name, param=f"{place}.name")
@@ -173,11 +176,18 @@ class Prompt:
         content, texts = self._content(f"{place}.content", message.get("content"), role)
         self.judge(role, index, *_joined(texts), param=f"{place}.content")
         if role == "user":
-            self._row += texts
-            if len(self._row) > len(texts):  # templates write them one behind the other
-                self.judge(role, index, *_joined(self._row), param=f"{place}.content")
-            self.latest_user_text = "\n".join(self._row)
+            self._row.append(texts)
+            self._row_at = index
+            self.latest_user_text = "\n".join(chain.from_iterable(self._row))
         return read | {"content": content}
+
+    def _end_row(self) -> None:
+        """Users' messages in a row stand one behind the other in the prompt: judge them so, too."""
+        if len(self._row) > 1:
+            place = f"messages[{self._row_at}].content"
+            texts = [*chain.from_iterable(self._row)]
+            self.judge("user", self._row_at, *_joined(texts), param=place)
+        self._row.clear()
 
     def _call_id(self, index: int, place: str, call_id: Any) -> str:
         place = f"{place}.tool_call_id"
@@ -226,8 +236,8 @@ class Prompt:
         return content
 
     def _own(self, text: str) -> str:
-        """Return what the model itself said, which must not end the session: see `_defuse`."""
-        return text if self._permissive else _ending().sub(_defuse, text)
+        """Return what the model itself said, which must not end the session: see `defuse`."""
+        return text if self._permissive else _ending().sub(defuse, text)
 
     def _tool_calls(self, index: int, place: str, calls: Any) -> list[dict[str, Any]]:
         place = f"{place}.tool_calls"
@@ -309,7 +319,7 @@ def _latest_turn(messages: list[Any]) -> int:
         role = message.get("role") if isinstance(message, dict) else None  # not read yet
         if role == "user":
             start = index
-        elif start and role not in ("system", "developer"):
+        elif start and role not in OPERATORS:
             break
     return start
 
@@ -468,8 +478,3 @@ def _split_thinking(text: str) -> tuple[list[str], str]:
 def _on_own_line(text: str, found: re.Match[str]) -> bool:
     before, after = text[: found.start()].rstrip(" \t"), text[found.end() :].lstrip(" \t")
     return (not before or before.endswith("\n")) and (not after or after.startswith("\n"))
-
-
-def _defuse(found: re.Match[str]) -> str:
-    """A tag that only looks like one: a word joiner, which nobody sees, behind its bracket."""
-    return f"{found[0][0]}\u2060{found[0][1:]}"

@@ -163,11 +163,11 @@ class Format:
         return FORMATS.get(f"{self.name}-separated", SEPARATED)
 
     def defused(self, text: str) -> str:
-        """The text with a word joiner, which nobody sees, inside of what looks like a closer."""
+        """The text, in which nothing looks like a closer any more."""
         for closer in self.all_closers:
             if closer.lower() in text.lower():
                 found = re.compile(re.escape(closer), re.IGNORECASE)
-                text = found.sub(lambda match: f"{match[0][0]}\u2060{match[0][1:]}", text)
+                text = found.sub(defuse, text)
         return text
 
     @property
@@ -191,6 +191,11 @@ class Format:
     def is_empty_at_end(self, prompt: str) -> bool:
         """Whether this text ends with a block around nothing."""
         return _grammar(self).emptied.search(prompt) is not None
+
+
+def defuse(found: re.Match[str]) -> str:
+    """A tag that only looks like one: a word joiner, which nobody sees, behind its bracket."""
+    return f"{found[0][0]}\u2060{found[0][1:]}"
 
 
 _ANSWER = (("<answer>", "</answer>"),)

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from gateway.history import (
-    PASSAGES_AT_ONCE,
     Delivered,
     drop_refused_turns,
     own_refusals,
@@ -22,6 +21,7 @@ from gateway.history import (
 )
 from gateway.prompt import InputPassage
 from gateway.request import ChatRequest, admit
+from monitors.generation import PASSAGES_AT_ONCE
 from monitors.guard import Guard
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.memory import VerdictMemory
