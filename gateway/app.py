@@ -17,7 +17,7 @@ from gateway.chat import chat_completions, new_request_id
 from gateway.errors import AuthenticationError, to_reply
 from gateway.relay import Observer
 from gateway.settings import Settings
-from gateway.state import Gateway, load, open_gateway
+from gateway.state import Gateway, Parts, load, open_gateway
 from gateway.telemetry import CONTENT_TYPE, Levels
 from monitors.bugs import log_bug
 from monitors.errors import GuardError
@@ -28,7 +28,11 @@ _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 
 def create_app(settings: Settings, *observers: Observer) -> FastAPI:
     """The gateway as an ASGI app; starting it begins probing. Raises UserError."""
-    parts = load(settings)
+    return app_of(load(settings), *observers)
+
+
+def app_of(parts: Parts, *observers: Observer) -> FastAPI:
+    """The same, of parts that were loaded before."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -7,11 +7,19 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monitors.taxonomy import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import ASGIApp
+
+    from gateway.settings import Settings
+    from monitors.policy import Policy
 
 
 class Exposed(StrEnum):
@@ -76,10 +84,8 @@ def serve(
     """
     import uvicorn
 
-    from gateway.app import create_app
     from gateway.connection import server_config
     from gateway.settings import UPSTREAM_KEY, Settings
-    from gateway.telemetry import configure_logs
     from monitors.formats import format_named
 
     settings = Settings(
@@ -96,13 +102,7 @@ def serve(
         permissive=permissive,
         max_streams=max_streams,
     )
-    loaded = settings.policy()
-    configure_logs(log_level)
-    app = create_app(settings)
-    for warning in loaded.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    if keys is None:
-        typer.echo(f"warning: no keys: whoever reaches {host} may use the gateway", err=True)
+    app, loaded = prepared(settings, log_level)
     typer.echo(
         f"mlrm-guard: http://{host}:{port}/v1 -> {upstream}, {loaded.label}, {loaded.mode}",
         err=True,
@@ -111,6 +111,28 @@ def serve(
     server.run()
     if not server.started:
         raise typer.Exit(3)  # as uvicorn's own command line
+
+
+def prepared(
+    settings: Settings, log_level: str, cautions: Iterable[str] = ()
+) -> tuple[ASGIApp, Policy]:
+    """The gateway, ready to be served, and its policy; warns of what the operator should know.
+
+    Raises UserError for whatever cannot start.
+    """
+    from gateway.app import app_of
+    from gateway.state import load
+    from gateway.telemetry import configure_logs
+
+    configure_logs(log_level)
+    parts = load(settings)
+    policy = parts.first.policy
+    for warning in (*cautions, *policy.warnings):
+        typer.echo(f"warning: {warning}", err=True)
+    if settings.keys_file is None:
+        who = f"whoever reaches {settings.host} may use the gateway"
+        typer.echo(f"warning: no keys: {who}", err=True)
+    return app_of(parts), policy
 
 
 def probe(

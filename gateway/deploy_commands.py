@@ -22,6 +22,7 @@ from gateway.commands import (
     ModeOption,
     PolicyOption,
     PortOption,
+    prepared,
 )
 
 _PARSER_HELP = "vLLM's reasoning parser, for a model that is not listed; `none`: without one."
@@ -95,11 +96,9 @@ def up(
     when told to (SIGTERM, SIGINT), else 1.
     """
     from gateway import profiles
-    from gateway.app import create_app
     from gateway.connection import server_config
     from gateway.settings import Settings
     from gateway.supervise import Child, Server, find_vllm, free_port, supervise
-    from gateway.telemetry import configure_logs
 
     extra = vllm_options or []
     profiles.check_extra(extra)
@@ -132,13 +131,8 @@ def up(
         upstream_key=upstream_key,
         max_streams=max_streams,
     )
-    loaded = settings.policy()
-    configure_logs(log_level)
-    app = create_app(settings)  # whatever is wrong shows before a model is loaded
-    for warning in (*found.cautions, *loaded.warnings):
-        typer.echo(f"warning: {warning}", err=True)
-    if keys is None:
-        typer.echo(f"warning: no keys: whoever reaches {host} may use the gateway", err=True)
+    # Whatever is wrong shows before a model is loaded.
+    app, loaded = prepared(settings, log_level, found.cautions)
     server = Server(server_config(app, host, port))
     environment = {
         **os.environ,

@@ -319,7 +319,7 @@ def _latest_turn(messages: list[Any]) -> int:
         role = message.get("role") if isinstance(message, dict) else None  # not read yet
         if role == "user":
             start = index
-        elif start and role not in OPERATORS:
+        elif start and not (isinstance(role, str) and role in OPERATORS):
             break
     return start
 

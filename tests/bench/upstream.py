@@ -165,8 +165,8 @@ class Connection(asyncio.Protocol):
             if self._paused:
                 self._pump = pump
                 return
+            sent.append(clock())  # first: the reader may be quicker than the next line
             self._transport.write(output[position])
-            sent.append(clock())
             position += 1
             if position >= len(output):
                 return

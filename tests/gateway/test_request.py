@@ -427,6 +427,12 @@ def test_who_asks_for_an_answer_of_a_given_form_is_known(fields: Any, constraine
 # --- messages
 
 
+@pytest.mark.parametrize("role", [None, 7, {"a": "user"}, ["user"], "boss"])
+def test_a_role_that_is_none_is_named(role: Any) -> None:
+    for place, messages in ((0, [{"role": role}, HELLO]), (1, [HELLO, {"role": role}, HELLO])):
+        assert refused(messages=messages).param == f"messages[{place}].role"
+
+
 def test_every_text_of_every_message_is_judged() -> None:
     request = ask(
         {"role": "system", "content": "Be kind.", "name": "boss"},
