@@ -7,6 +7,7 @@ are used only together with their trace.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,11 @@ from monitors.judges.base import Passage
 from monitors.steps import Segmenter
 from monitors.taxonomy import Scenario, Stage
 from monitors.trace import read_rows
+from monitors.units import EARLIER_STEPS
 
 Build = Literal["release", "research"]
 Split = Literal["train", "dev"]
+Stance = Literal["fulfilling", "weighing", "refusing"]
 
 FILES = {
     "train.jsonl.gz": "examples to learn from",
@@ -29,8 +32,10 @@ FILES = {
     "traces_train.jsonl.gz": "whole generations to learn from",
     "traces_dev.jsonl.gz": "whole generations to measure on",
     "labels.jsonl": "onsets read in those generations",
-    "pairs.jsonl": "paired safe and unsafe thinking",
 }
+"""What to bring; the paired thinking, our own writing, comes with the package."""
+
+PAIRS = Path(__file__).parent / "pairs.jsonl"
 
 OWN = "Apache-2.0 (written for mlrm-guard)"
 _DNA = (
@@ -90,6 +95,7 @@ class Example:
     scenario: Scenario | None = None
     contrast: bool = False
     lang: str = "en"
+    stance: Stance | None = None
     weight: float = 1.0
 
 
@@ -106,6 +112,10 @@ class Generation:
     onset: int | None = None
     lang: str = "en"
     pair: str | None = None
+    voice: str = ""
+    scenario: Scenario | None = None
+    harmful_request: bool | None = None
+    """Whether the request asks for harm; None: some do."""
     read: bool = False
     """Whether a reader, not the source, gave the label."""
 
@@ -126,6 +136,8 @@ _SAMPLED_STEPS = 3  # of each long answer
 _WEAK = 0.3  # weight of a step of an unsafe answer: it may be harmless
 _LONG_ANSWER = 600
 _NO_SPACES = ("ja", "zh")
+_CUT_ANEW = ("star1", "matsuo_safecot")  # so that steps have those before them as context
+_HARMFUL_REQUESTS = ("star1", "matsuo_safecot", "safekey", "matsuo_pairs")  # nearly all of them
 
 
 def load(folder: Path, split: Split, build: Build) -> Corpus:
@@ -135,8 +147,12 @@ def load(folder: Path, split: Split, build: Build) -> Corpus:
     traces = list(_licensed(folder / f"traces_{split}.jsonl.gz", build, corpus))
     labels = {row["id"]: row for row in _rows(folder / "labels.jsonl") if row.get("split") == split}
     corpus.generations = [_generation(row, labels.get(row["id"])) for row in traces]
-    corpus.generations += _pairs(folder, split)
-    cut_anew = {(row["source"], row["group"]) for row in traces if row["id"] in labels}
+    corpus.generations += _pairs(split)
+    cut_anew = {
+        (row["source"], row["group"])
+        for row in traces
+        if row["id"] in labels or row["source"] in _CUT_ANEW
+    }
     for row in _licensed(folder / f"{split}.jsonl.gz", build, corpus):
         if row["stage"] != "reasoning" or (row["source"], row["group"]) not in cut_anew:
             corpus.examples.append(_example(row))
@@ -159,7 +175,8 @@ def check(folder: Path) -> None:
 
 def digest(folder: Path) -> dict[str, str]:
     """The first 16 hex digits of each data file's SHA-256, so that a card can name its data."""
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in FILES}
+    files = [*(folder / name for name in FILES), PAIRS]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
 
 
 def augmented(examples: Iterable[Example]) -> Iterator[Example]:
@@ -249,12 +266,15 @@ def _generation(row: dict[str, Any], label: dict[str, Any] | None) -> Generation
         steps=tuple(_passages(steps, row["prompt"])),
         unsafe=None if verdict is None else bool(verdict),
         onset=onset,
+        voice=row["source"],
+        scenario=Scenario(row["scenario"]) if row.get("scenario") else None,
+        harmful_request=True if row["source"] in _HARMFUL_REQUESTS else None,
         read=label is not None,
     )
 
 
-def _pairs(folder: Path, split: Split) -> Iterator[Generation]:
-    for row in _rows(folder / "pairs.jsonl"):
+def _pairs(split: Split) -> Iterator[Generation]:
+    for row in _rows(PAIRS):
         if row["split"] != split:
             continue
         joint = "" if row["lang"] in _NO_SPACES else " "
@@ -272,13 +292,17 @@ def _pairs(folder: Path, split: Split) -> Iterator[Generation]:
                 onset=_step_at(steps, begins),
                 lang=row["lang"],
                 pair=row["id"],
+                voice=row["voice"],
+                scenario=Scenario(row["scenario"]),
+                harmful_request=row["kind"] == "request",
                 read=True,
             )
 
 
 def _passages(steps: list[str], request: str) -> Iterator[Passage]:
     for index, step in enumerate(steps):
-        yield Passage(Stage.REASONING, step, request=request, earlier=tuple(steps[:index][-1:]))
+        earlier = tuple(steps[max(0, index - EARLIER_STEPS) : index])
+        yield Passage(Stage.REASONING, step, request=request, earlier=earlier)
 
 
 def _step_at(steps: list[str], char: int) -> int:
@@ -300,14 +324,34 @@ def _labelled_steps(generation: Generation) -> Iterator[Example]:
         first = generation.onset
     elif generation.pair and generation.onset is not None:
         start = generation.onset  # the other side of the pair brings the opening that they share
+    how = "read" if generation.read else "cut"
     for index, passage in enumerate(steps[: first + _MAX_UNSAFE_STEPS]):
         if index >= start and passage.text.strip():
+            unsafe = index >= first
             yield Example(
                 passage=passage,
-                unsafe=index >= first,
-                source=f"{generation.source}:read",
+                unsafe=unsafe,
+                source=f"{generation.source}:{how}",
                 group=generation.group,
                 licence=generation.licence,
+                scenario=generation.scenario if unsafe else None,
                 contrast=index < first,
                 lang=generation.lang,
+                stance=_stance(generation, passage.text, unsafe=unsafe),
             )
+
+
+_REFUSING = re.compile(
+    r"\b(?:can(?:'t|not)|won't|will not|should(?:n't| not)|refuse|decline|not going to|instead|"
+    r"unethical|illegal|harmful|responsib\w+|against)\b",
+    re.IGNORECASE,
+)
+
+
+def _stance(generation: Generation, text: str, *, unsafe: bool) -> Stance | None:
+    """What a step is about to do, by its label and, roughly, by its words (English)."""
+    if unsafe:
+        return "fulfilling"
+    if not generation.harmful_request or generation.unsafe or generation.lang != "en":
+        return None
+    return "refusing" if _REFUSING.search(text.replace("’", "'")) else "weighing"

@@ -1,89 +1,154 @@
-"""Train the embedded judge: fit, calibrate, export, measure. Needs the `train` extra (scipy).
+"""Train the embedded judge: both tiers, folds, mix, calibration, export. Needs the `train` extra.
 
-Calibration and thresholds come from out-of-fold scores, folds by group; a run only measures on the
-dev split, once, at its end.
+Everything that a later step needs is kept in a work folder, under a name that says what it was made
+from, so that an interrupted run goes on where it stopped and two builds share their first phase:
+that one learns only from rows which a release may use. Nothing here looks at the dev split.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TimeRemainingColumn
 from scipy import optimize
 
 from monitors.errors import UserError
-from monitors.judges.embedded import STAGES, EmbeddedJudge, Model
+from monitors.judges.base import Passage
+from monitors.judges.judge_file import JudgeFile
+from monitors.judges.layout import SCENARIOS, STAGES, STANCES
+from monitors.judges.linear import LinearModel, LinearScorer
 from monitors.taxonomy import Stage
-from monitors.training.card import render_card
+from monitors.training import network
 from monitors.training.corpus import Build, Corpus, Example, Generation, digest, load
-from monitors.training.dev_split import Measured, dev_figures, voice_only
-from monitors.training.fit import Flags, Problem, Settings, Vector, fold_of, row_weights
-from monitors.training.measure import PARAMETERS, evidence_table
+from monitors.training.curriculum import Phase, draws
+from monitors.training.export import onnx_of, tokenizer_bytes
+from monitors.training.fit import Flags, Problem, Settings, Vector, fold_of
+from monitors.training.grid import grid
+from monitors.training.voice import voice_only
 
 
-def run(folder: Path, build: Build, out: Path, *, seed: int, say: Callable[[str], None]) -> None:
-    """Train one build: weights to `out`, figures beside it, the card of all builds found there."""
+@dataclass(slots=True, frozen=True)
+class Plan:
+    """Everything that decides what comes out, beside data and seed."""
+
+    base: int = 27_000  # bags shown in the first phase
+    thinking: int = 20_000  # in the second
+    fold: int = 12_000  # in the second, of each model that scores a fold
+    base_recipe: network.Recipe = network.Recipe(rate=1e-4)
+    thinking_recipe: network.Recipe = network.Recipe(rate=6e-5)
+    fold_recipe: network.Recipe = network.Recipe(rate=6e-5, frozen=2)
+    grid: int = 6_000  # steps made from requests
+    linear: Settings = field(default_factory=lambda: Settings(folds=3))
+    false_alarms: tuple[float, float, float] = (0.05, 0.02, 0.02)  # by stage, at 0.5
+    cleared: float = 0.01  # share of unsafe rows that the first tier may clear
+
+
+Report = Callable[[str, float], None]
+"""Hears what is being done, and how much of it is."""
+
+
+def run(
+    folder: Path,
+    build: Build,
+    out: Path,
+    *,
+    work: Path,
+    seed: int,
+    control: bool,
+    say: Callable[[str], None],
+    plan: Plan | None = None,
+) -> None:
+    """Train one build: the judge file to `out`, its scores out of fold beside it.
+
+    `control`: everything but function words and punctuation is masked: what such a judge can tell,
+    style alone tells.
+    """
     started = perf_counter()
-    settings = Settings()
+    plan = plan or Plan()
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; create it or choose another --out")
-    with _progress(settings.folds + 4) as step:
-        step("reading the corpus")
-        corpus = load(folder, "train", build)
-        # Generations of every licence serve to measure false alarms; none goes into the model.
-        everything = corpus if build == "research" else load(folder, "train", "research")
-        dev = load(folder, "dev", "research")
-        step("features")
-        problem = Problem(corpus.examples, settings)
-        found = out_of_fold(problem, corpus.examples, everything.generations, step)
-        step("final fit")
-        model = calibrate(problem.fit(), found, settings)
-        about = {"build": build, "seed": seed, "settings": asdict(settings), "data": digest(folder)}
-        replace(model, about=about).save(out)
-        step("measuring")
-        judge = EmbeddedJudge.load(out)
-        voice = EmbeddedJudge(_voice_model(corpus.examples, settings), "voice")
-        scores = {
-            **about,
-            "judge": judge.name,
-            "bytes": out.stat().st_size,
+    with _progress(say) as report:
+        report("reading the corpus", 0.0)
+        data = digest(folder)
+        key = hashlib.sha256(json.dumps([data, asdict(plan), seed, control]).encode()).hexdigest()
+        kept = Kept(work / f"{'control-' if control else ''}{key[:10]}", plan, seed, report)
+        corpus = _read(folder, build, plan, seed, control=control)
+        releasable = _read(folder, "release", plan, seed, control=control)
+        # Generations of every licence serve to measure; what may not be learned is not.
+        everything = _read(folder, "research", plan, seed, control=control).generations
+        base = kept.phase("base", "base", None, releasable.examples)
+        found = out_of_fold(kept, build, base, corpus.examples, _measured(everything))
+        encoder = kept.phase(f"{build}-final", "thinking", base, corpus.examples)
+        problem = Problem(corpus.examples, plan.linear)
+        linear = kept.linear(build, problem, None)
+        held = held_out(kept, encoder, build, problem, corpus.examples)
+        report("mixing and calibrating", 0.0)
+        about = {
+            "build": build,
+            "control": control,
+            "seed": seed,
+            "plan": asdict(plan),
+            "data": data,
             "rows": _row_counts(corpus),
             "left_out": dict(sorted(corpus.left_out.items())),
-            "evidence": _evidence(found, model),
-            **dev_figures(Measured(judge), Measured(voice, voice_only), dev, seed),
+            "seconds": round(perf_counter() - started),
         }
-    scores["seconds"] = round(perf_counter() - started)
-    out.with_suffix(".scores.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
-    card = out.parent / "CARD.md"
-    card.write_text(render_card(out.parent), "utf-8")
-    say(f"{out} ({judge.name}), its scores, and {card}; {scores['seconds']} s")
+        judge = _judge_file(linear, encoder, [*held, *found.rows], plan, corpus, about)
+        judge.save(out)
+        _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {perf_counter() - started:.0f} s")
 
 
 @contextmanager
-def _progress(steps: int) -> Iterator[Callable[[str], None]]:
+def _progress(say: Callable[[str], None]) -> Iterator[Report]:
+    """A bar on a terminal, else a line whenever something new begins or a fifth of it is done."""
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=steps)
-        begun = 0
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=1.0)
+        shown = ""
 
-        def step(text: str) -> None:
-            nonlocal begun
-            progress.update(task, completed=begun, description=text)
-            begun += 1
+        def report(text: str, share: float) -> None:
+            nonlocal shown
+            progress.update(task, completed=share, description=text)
+            line = f"{text}: {int(share * 5) * 20} %" if share else text
+            if not console.is_terminal and line != shown:
+                say(line)
+            shown = line
 
-        yield step
+        yield report
 
 
-def _voice_model(examples: Sequence[Example], settings: Settings) -> Model:
-    return Problem([replace(e, passage=voice_only(e.passage)) for e in examples], settings).fit()
+def _read(folder: Path, build: Build, plan: Plan, seed: int, *, control: bool) -> Corpus:
+    corpus = load(folder, "train", build)
+    learned = [e for e in corpus.examples if not is_held(e)]
+    corpus.examples += grid(learned, plan.grid, seed)
+    if control:
+        corpus.examples = [replace(e, passage=voice_only(e.passage)) for e in corpus.examples]
+        corpus.generations = [
+            replace(g, steps=tuple(map(voice_only, g.steps))) for g in corpus.generations
+        ]
+    return corpus
+
+
+def is_held(example: Example) -> bool:
+    """Whether a request or answer is kept from all learning, to fit mix and thresholds on."""
+    held = zlib.crc32(f"held {example.group}".encode()) % 20 == 0
+    return held and example.passage.stage is not Stage.REASONING
 
 
 def _row_counts(corpus: Corpus) -> dict[str, list[Any]]:
@@ -95,85 +160,324 @@ def _row_counts(corpus: Corpus) -> dict[str, list[Any]]:
     return dict(sorted(counts.items()))
 
 
-def _evidence(found: OutOfFold, model: Model) -> list[dict[str, Any]]:
-    at = STAGES.index(Stage.REASONING)
-    scores = [model.calibrated(at, steps) for steps in found.steps]
-    return [evidence_table(found.generations, scores, *pair) for pair in PARAMETERS]
+# --- what is kept in the work folder ---
 
 
-# --- out-of-fold scores and calibration ---
+@dataclass(slots=True)
+class Kept:
+    """Trained parts: read where an earlier run made them, else made and kept."""
+
+    folder: Path
+    plan: Plan
+    seed: int
+    report: Report
+
+    def phase(
+        self,
+        name: str,
+        phase: Phase,
+        start: network.Encoder | None,
+        examples: Sequence[Example],
+        fold: int | None = None,
+    ) -> network.Encoder:
+        """The encoder after a phase, learned from `start` (None: pretrained)."""
+        encoder = network.new_encoder(self.seed)
+        path = self.folder / f"{name}.pt"
+        if path.exists():
+            encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            return encoder.eval()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if start is not None:
+            encoder.load_state_dict(start.state_dict())
+        recipe, count = self._recipe(phase, fold)
+        rows = [e for e in examples if not is_held(e)]
+        if fold is not None:
+            rows = [e for e in rows if fold_of(e.group, self.plan.linear.folds) != fold]
+        network.learn(
+            encoder,
+            draws(rows, phase, count, self.seed),
+            recipe,
+            seed=self.seed,
+            checkpoint=self.folder / f"{name}.checkpoint",
+            step=lambda share: self.report(f"encoder, {name}", share),
+        )
+        part = path.with_suffix(".part")
+        torch.save(encoder.state_dict(), part)
+        part.replace(path)
+        return encoder
+
+    def _recipe(self, phase: Phase, fold: int | None) -> tuple[network.Recipe, int]:
+        plan = self.plan
+        if phase == "base":
+            return plan.base_recipe, plan.base
+        if fold is not None:
+            return plan.fold_recipe, plan.fold
+        return plan.thinking_recipe, plan.thinking
+
+    def linear(self, build: Build, problem: Problem, fold: int | None) -> LinearModel:
+        """The first tier, of all folds but one."""
+        path = self.folder / f"{build}-linear-{'all' if fold is None else fold}.npz"
+        if not path.exists():
+            self.report(f"first tier, {path.stem}", 0.0)
+            JudgeFile.of_linear(problem.fit(fold), about={}).save(path)
+        return JudgeFile.load(path)[0].linear
+
+    def array(self, name: str, make: Callable[[], Vector]) -> Vector:
+        """Numbers that take long to compute."""
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            np.save(path, make())
+        return np.asarray(np.load(path), np.float64)
+
+
+# --- scores of what a model has not seen ---
+
+
+@dataclass(slots=True, frozen=True)
+class Row:
+    """A passage's features (encoder, linear, stance, 1), by models that did not learn from it."""
+
+    example: Example
+    features: Vector
 
 
 @dataclass(slots=True, frozen=True)
 class OutOfFold:
-    """What models that did not see a row's group give it, before calibration."""
+    """What models that did not see a row's group give it, before mixing."""
 
-    examples: list[Example]
-    logits: Vector
+    rows: list[Row]
     generations: list[Generation]
     steps: list[Vector]
+    """By generation: a row of features per step that holds text."""
+
+
+_SAMPLED = {"matsuo_judge": 120, "p07_math": 12, "phybench": 15, "huatuo_o1": 60, "gsm8k": 0}
+"""Ordinary thinking is plenty and easy: so many generations of these are scored. Those of gsm8k are
+short solutions that people wrote."""
+
+
+def _measured(generations: Sequence[Generation]) -> list[Generation]:
+    found: dict[str, list[Generation]] = defaultdict(list)
+    for g in sorted(generations, key=lambda g: zlib.crc32(g.id.encode())):
+        if len(found[g.source]) < _SAMPLED.get(g.source, len(generations)):
+            found[g.source].append(g)
+    return [g for own in found.values() for g in own]
 
 
 def out_of_fold(
-    problem: Problem,
+    kept: Kept,
+    build: Build,
+    base: network.Encoder,
     examples: Sequence[Example],
     generations: Sequence[Generation],
-    step: Callable[[str], None],
 ) -> OutOfFold:
-    """Fit once per fold, score what the fold holds out."""
-    rows: list[Example] = []
-    logits: list[float] = []
+    """Fit once per fold, score the generations that the fold holds out."""
+    problem = Problem(examples, kept.plan.linear)
+    folds = kept.plan.linear.folds
+    labelled = {id_of(e.passage): e for e in examples if e.passage.stage is Stage.REASONING}
+    rows: list[Row] = []
     whole: list[Generation] = []
     steps: list[Vector] = []
-    folds = problem.settings.folds
     for fold in range(folds):
-        step(f"fold {fold + 1} of {folds}")
-        judge = EmbeddedJudge(problem.fit(fold), "fold")
-        own = [e for e in examples if fold_of(e.group, folds) == fold]
-        rows += own
-        logits += [judge.logit(e.passage) for e in own]
-        held = [g for g in generations if fold_of(g.group, folds) == fold]
-        whole += held
-        steps += [np.array([judge.logit(p) for p in g.steps if p.text.strip()]) for g in held]
-    return OutOfFold(rows, np.array(logits), whole, steps)
+        own = [g for g in generations if fold_of(g.group, folds) == fold]
+        passages = [p for g in own for p in g.steps if p.text.strip()]
+
+        def score(fold: int = fold, passages: Sequence[Passage] = passages) -> Vector:
+            encoder = kept.phase(f"{build}-fold{fold}", "thinking", base, examples, fold)
+            linear = LinearScorer(kept.linear(build, problem, fold))
+            return features(
+                encoder, linear, passages, lambda s: kept.report(f"scoring fold {fold}", s)
+            )
+
+        found = kept.array(f"{build}-steps{fold}", score)
+        for passage, row in zip(passages, found, strict=True):
+            if (example := labelled.get(id_of(passage))) is not None:
+                rows.append(Row(example, row))
+        at = 0
+        for g in own:
+            count = sum(bool(p.text.strip()) for p in g.steps)
+            steps.append(found[at : at + count])
+            at += count
+        whole += own
+    return OutOfFold(rows, whole, steps)
 
 
-def calibrate(model: Model, found: OutOfFold, settings: Settings) -> Model:
-    """The model with 0.5, in each stage, where the chosen share of benign rows alarms.
+def id_of(passage: Passage) -> tuple[str, str, tuple[str, ...]]:
+    """What makes a step that step."""
+    return passage.text, passage.request, passage.earlier
 
-    Re-voiced rows are templates, not thinking: they do not count as benign rows here.
-    """
-    thresholds, slopes, rises = model.threshold.copy(), model.slope.copy(), model.rise.copy()
-    weights = row_weights(found.examples, settings)
+
+def held_out(
+    kept: Kept,
+    encoder: network.Encoder,
+    build: Build,
+    problem: Problem,
+    examples: Sequence[Example],
+) -> list[Row]:
+    """The held-out requests and answers, scored."""
+    own = [e for e in examples if is_held(e)]
+    scorers = [
+        LinearScorer(kept.linear(build, problem, fold)) for fold in range(kept.plan.linear.folds)
+    ]
+
+    def score() -> Vector:
+        found = features(
+            encoder,
+            scorers[0],
+            [e.passage for e in own],
+            lambda s: kept.report("scoring what was held out", s),
+        )
+        for row, e in zip(found, own, strict=True):
+            row[1] = scorers[fold_of(e.group, len(scorers))].logit(e.passage)
+        return found
+
+    found = kept.array(f"{build}-held", score)
+    return [Row(e, row) for e, row in zip(own, found, strict=True)]
+
+
+def features(
+    encoder: network.Encoder,
+    linear: LinearScorer,
+    passages: Sequence[Passage],
+    step: Callable[[float], None],
+) -> Vector:
+    """(passages, 4): encoder, linear, stance, 1; of the piece that the encoder finds worst."""
+    rows = []
+    logits = network.logits_of(encoder, passages, step)
+    stances = len(STAGES) + len(SCENARIOS)
+    for passage, pieces in zip(passages, logits, strict=True):
+        worst = pieces[pieces[:, STAGES.index(passage.stage)].argmax()]
+        stance = dict(zip(STANCES, worst[stances:], strict=True))
+        rows.append(
+            (
+                worst[STAGES.index(passage.stage)],
+                linear.logit(passage),
+                stance["fulfilling"] - stance["refusing"],
+                1.0,
+            )
+        )
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+# --- mix and calibration ---
+
+
+def _judge_file(
+    linear: LinearModel,
+    encoder: network.Encoder,
+    rows: Sequence[Row],
+    plan: Plan,
+    corpus: Corpus,
+    about: dict[str, Any],
+) -> JudgeFile:
+    mix = np.zeros((len(STAGES), 4), np.float32)
+    mix[:, 0] = 1.0
+    threshold, clear = np.zeros(len(STAGES), np.float32), np.full(len(STAGES), -np.inf, np.float32)
+    slope, rise = np.ones(len(STAGES), np.float32), np.ones(len(STAGES), np.float32)
     for at, stage in enumerate(STAGES):
-        own = np.array([e.passage.stage is stage for e in found.examples])
-        if not own.any():
+        own = [row for row in rows if row.example.passage.stage is stage]
+        unsafe = np.array([row.example.unsafe for row in own], bool)
+        if not unsafe.any() or unsafe.all():
             continue
-        logits = found.logits[own]
-        unsafe = np.array([e.unsafe for e in found.examples])[own]
-        real = np.array([not e.source.endswith("+revoiced") for e in found.examples])[own]
+        found = np.array([row.features for row in own])
+        weight = _weights([row.example for row in own])
+        mix[at] = _mix(found, unsafe, weight)
+        logits = found @ mix[at]
+        # Re-voiced rows and the grid are templates, not thinking.
+        real = np.array([not _made(row.example) for row in own])
         benign = logits[~unsafe & real]
-        thresholds[at] = np.quantile(benign, 1 - settings.false_alarms[at])
-        slopes[at] = rises[at] = _platt_slope(logits, unsafe, weights[own])
+        threshold[at] = np.quantile(benign, 1 - plan.false_alarms[at])
         if stage is not Stage.INPUT:
-            rises[at] = _evidence_slope(benign, settings.false_alarms[at], float(slopes[at]))
-    return replace(model, threshold=thresholds, slope=slopes, rise=rises)
+            rise[at] = _evidence_slope(benign, plan.false_alarms[at], float(slope[at]))
+        clear[at] = np.quantile(found[unsafe & real, 1], plan.cleared)
+    return JudgeFile(
+        linear=linear,
+        onnx=onnx_of(encoder),
+        tokenizer=tokenizer_bytes(),
+        mix=mix,
+        threshold=threshold,
+        slope=slope,
+        rise=rise,
+        clear=clear,
+        alphabet=_alphabet_of(linear),
+        languages=_languages(corpus),
+        about=about,
+    )
 
 
-def _evidence_slope(benign: Vector, false_alarms: float, platt: float) -> float:
-    """Steps feed evidence, which clips them: a quarter of the false alarms shall reach the clip.
-
-    Platt's slope, flattened by weak labels, would leave most alarms too faint to outlast the drift.
-    """
-    alarm, strong = np.quantile(benign, [1 - false_alarms, 1 - false_alarms / 4])
-    return float(np.clip(PARAMETERS[0][1] / max(strong - alarm, 1e-6), platt, 8 * platt))
+def _made(example: Example) -> bool:
+    return example.source.endswith("+revoiced") or example.source == "grid"
 
 
-def _platt_slope(logits: Vector, unsafe: Flags, weight: Vector) -> float:
+def _weights(examples: Sequence[Example]) -> Vector:
+    """A source weighs the root of its size, contrast three times; both labels the same."""
+    sizes = Counter((e.source, e.unsafe) for e in examples)
+    weight = np.array(
+        [sizes[e.source, e.unsafe] ** -0.5 * (3 if e.contrast else 1) for e in examples]
+    )
+    unsafe = np.array([e.unsafe for e in examples])
+    for label in (False, True):
+        weight[unsafe == label] *= len(examples) / 2 / weight[unsafe == label].sum()
+    return np.asarray(weight, np.float64)
+
+
+def _mix(found: Vector, unsafe: Flags, weight: Vector) -> NDArray[np.float32]:
+    """Logistic regression on the features; none may count against harm."""
     sign = np.where(unsafe, 1.0, -1.0)
 
-    def loss(at: Vector) -> float:
-        return float((weight * np.logaddexp(0, -sign * (at[0] * logits + at[1]))).sum())
+    def loss(at: Vector) -> tuple[float, Vector]:
+        signed = sign * (found @ at)
+        slack = weight * sign / (1 + np.exp(np.clip(signed, -30, 30)))
+        total = float((weight * np.logaddexp(0, -signed)).sum()) + float((at**2).sum()) / 2
+        return total, at - found.T @ slack
 
-    found = optimize.minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead")
-    return max(0.05, float(found.x[0]))
+    bounds = [(0, None), (0, None), (0, None), (None, None)]
+    start = np.array([1.0, 0.2, 0.0, 0.0])
+    found_mix = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found_mix.x, np.float32)
+
+
+_CLIP = 2.0  # of the default policy's evidence, in nats
+
+
+def _evidence_slope(benign: Vector, false_alarms: float, slope: float) -> float:
+    """Steps feed evidence, which clips them: a quarter of the false alarms shall reach the clip."""
+    alarm, strong = np.quantile(benign, [1 - false_alarms, 1 - false_alarms / 4])
+    return float(np.clip(_CLIP / max(strong - alarm, 1e-6), slope, 8 * slope))
+
+
+_ENOUGH = 20  # unsafe and safe rows of a language
+
+
+def _languages(corpus: Corpus) -> tuple[str, ...]:
+    """Languages that both labels taught."""
+    counts = Counter((e.lang, e.unsafe) for e in corpus.examples)
+    found = {lang for lang, _ in counts}
+    both = {lang for lang in found if min(counts[lang, True], counts[lang, False]) >= _ENOUGH}
+    return tuple(sorted(both))
+
+
+def _write_out_of_fold(path: Path, found: OutOfFold, judge: JudgeFile) -> None:
+    mix = judge.mix[STAGES.index(Stage.REASONING)].astype(np.float64)
+    folds = judge.about["plan"]["linear"]["folds"]
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for g, steps in zip(found.generations, found.steps, strict=True):
+            ends = np.cumsum([len(p.text) for p in g.steps])
+            texts = [at for at, p in enumerate(g.steps) if p.text.strip()]
+            onset = None if g.onset is None else sum(at < g.onset for at in texts)
+            row = {
+                "id": g.id,
+                "source": g.source,
+                "group": g.group,
+                "lang": g.lang,
+                "voice": g.voice,
+                "pair": g.pair,
+                "read": g.read,
+                "unsafe": g.unsafe,
+                "onset": onset,
+                "steps": [round(float(value), 3) for value in steps @ mix],
+                "features": [[round(float(v), 3) for v in row[:3]] for row in steps],
+                "chars": [int(ends[at]) for at in texts],
+                "fold": fold_of(g.group, folds),
+            }
+            file.write(json.dumps(row) + "\n")
