@@ -20,7 +20,9 @@ from rich.progress import Progress
 from scipy import optimize
 
 from monitors.errors import UserError
-from monitors.judges.embedded import STAGES, EmbeddedJudge, Model
+from monitors.judges.embedded import EmbeddedJudge
+from monitors.judges.judge_file import JudgeFile
+from monitors.judges.layout import STAGES
 from monitors.taxonomy import Stage
 from monitors.training.card import render_card
 from monitors.training.corpus import Build, Corpus, Example, Generation, digest, load
@@ -82,7 +84,7 @@ def _progress(steps: int) -> Iterator[Callable[[str], None]]:
         yield step
 
 
-def _voice_model(examples: Sequence[Example], settings: Settings) -> Model:
+def _voice_model(examples: Sequence[Example], settings: Settings) -> JudgeFile:
     return Problem([replace(e, passage=voice_only(e.passage)) for e in examples], settings).fit()
 
 
@@ -95,7 +97,7 @@ def _row_counts(corpus: Corpus) -> dict[str, list[Any]]:
     return dict(sorted(counts.items()))
 
 
-def _evidence(found: OutOfFold, model: Model) -> list[dict[str, Any]]:
+def _evidence(found: OutOfFold, model: JudgeFile) -> list[dict[str, Any]]:
     at = STAGES.index(Stage.REASONING)
     scores = [model.calibrated(at, steps) for steps in found.steps]
     return [evidence_table(found.generations, scores, *pair) for pair in PARAMETERS]
@@ -138,7 +140,7 @@ def out_of_fold(
     return OutOfFold(rows, np.array(logits), whole, steps)
 
 
-def calibrate(model: Model, found: OutOfFold, settings: Settings) -> Model:
+def calibrate(model: JudgeFile, found: OutOfFold, settings: Settings) -> JudgeFile:
     """The model with 0.5, in each stage, where the chosen share of benign rows alarms.
 
     Re-voiced rows are templates, not thinking: they do not count as benign rows here.
