@@ -34,14 +34,16 @@ from monitors.taxonomy import Stage
 log = structlog.get_logger(__name__)
 
 QUEUE_BOUND = 1024
-"""Passages waiting per judge; at 1 ms each the last would wait a second."""
+"""Passages waiting per judge; at 5 ms each the last would wait for as long as it may by default."""
 
-BATCH = 16
-"""Passages per hand-over to the thread; small, so that an early deadline gets in between."""
+BATCH = 4
+"""Passages per hand-over to the thread. Small: an early deadline gets in between, and the first of
+them has its verdict no sooner than the last; an encoder takes about 10 ms for each.
+"""
 
-PIECE, OVERLAP = 20_000, 2_000
-"""Characters judged at once (also per hand-over: about 20 ms with the shipped judge), and how many
-of them the next piece of the same text sees again: more than a window or a phrase.
+PIECE, OVERLAP = 4_000, 1_000
+"""Characters judged at once (also per hand-over: some seven windows of an encoder, 200 ms), and how
+many of them the next piece of the same text sees again: more than windows overlap, or a phrase has.
 """
 
 Callback = Callable[[Verdict], None]

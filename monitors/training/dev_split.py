@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monitors.judges import embedded
+from monitors.judges import linear
 from monitors.judges.base import Passage
 from monitors.judges.embedded import EmbeddedJudge
 from monitors.taxonomy import Stage
@@ -45,7 +45,7 @@ FUNCTION_WORDS = frozenset(
 
 def voice_only(passage: Passage) -> Passage:
     """The passage reduced to its function words; the request is left out."""
-    kept = [word for word in embedded.words(passage.text) if word in FUNCTION_WORDS]
+    kept = [word for word in linear.words(passage.text) if word in FUNCTION_WORDS]
     return replace(passage, text=" ".join(kept), request="")
 
 

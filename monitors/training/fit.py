@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
-from monitors.judges import embedded
-from monitors.judges.embedded import HEADS, SCENARIOS, STAGES, Floats, Model
+from monitors.judges import linear
+from monitors.judges.judge_file import JudgeFile
+from monitors.judges.layout import SCENARIOS, STAGES
+from monitors.judges.linear import HEADS, Floats, LinearModel
 from monitors.normalise import normalise
 from monitors.taxonomy import Stage
 from monitors.training.corpus import Example, augmented
@@ -69,28 +71,28 @@ class _Featuriser:
         starts = np.cumsum([0, *(len(ids) for ids, _ in rows)])
         ids = np.concatenate([ids for ids, _ in rows]) if rows else np.zeros(0, np.int32)
         values = np.repeat(np.array([value for _, value in rows], np.float32), np.diff(starts))
-        grams = (ids >= embedded.WORDS) & (ids < embedded.WORDS + embedded.GRAMS)
+        grams = (ids >= linear.WORDS) & (ids < linear.WORDS + linear.GRAMS)
         values[grams] *= self._gram_value
-        return sparse.csr_matrix((values, ids, starts), shape=(len(rows), embedded.BUCKETS))
+        return sparse.csr_matrix((values, ids, starts), shape=(len(rows), linear.BUCKETS))
 
     def _row(self, tokens: Sequence[str]) -> tuple[NDArray[np.int32], float]:
         if not tokens:
             return np.zeros(0, np.int32), 0.0
         distinct = [self._word(word) for word in dict.fromkeys(tokens)]
         hashes = np.array([self._word(word)[0] for word in tokens], np.uint32)
-        pairs = np.unique(embedded.pair_ids(hashes[:-1], hashes[1:])).astype(np.int32)
+        pairs = np.unique(linear.pair_ids(hashes[:-1], hashes[1:])).astype(np.int32)
         return np.concatenate([*(ids for _, ids in distinct), pairs]), len(distinct) ** -0.5
 
     def _word(self, word: str) -> tuple[int, NDArray[np.int32]]:
         if word not in self._words:
-            ids = np.array(embedded.word_ids(word), np.int32)
-            self._words[word] = int(embedded.word_hashes([word])[0]), ids
+            ids = np.array(linear.word_ids(word), np.int32)
+            self._words[word] = int(linear.word_hashes([word])[0]), ids
         return self._words[word]
 
 
 def _windows(text: str) -> list[list[str]]:
-    tokens = embedded.words(text)
-    return [tokens[start:end] for start, end in embedded.windows(len(tokens))]
+    tokens = linear.words(text)
+    return [tokens[start:end] for start, end in linear.windows(len(tokens))]
 
 
 def fold_of(group: str, folds: int) -> int:
@@ -173,35 +175,26 @@ class Problem:
     def _compact(self) -> NDArray[np.int64]:
         """Keep the buckets that enough windows have; the others' weights stay zero."""
         matrices = [m for rows in self._stages for m in (rows.text, rows.requests)]
-        counts = sum(np.bincount(m.indices, minlength=embedded.BUCKETS) for m in matrices)
+        counts = sum(np.bincount(m.indices, minlength=linear.BUCKETS) for m in matrices)
         columns = np.flatnonzero(np.asarray(counts) >= self.settings.min_rows)
-        position = np.full(embedded.BUCKETS, -1, np.int32)
+        position = np.full(linear.BUCKETS, -1, np.int32)
         position[columns] = np.arange(len(columns))
         for rows in self._stages:
             rows.text = _renumbered(rows.text, position, len(columns))
             rows.requests = _renumbered(rows.requests, position, len(columns))
         return columns
 
-    def fit(self, held_out: int | None = None) -> Model:
+    def fit(self, held_out: int | None = None) -> JudgeFile:
         """Fit on every fold but `held_out`; uncalibrated."""
         parts = [_without(rows, held_out) for rows in self._stages]
         weights, bias = _fit_unsafe(parts, len(self._columns), self.settings)
-        unsafe = np.zeros((embedded.BUCKETS, len(HEADS)), np.float32)
+        unsafe = np.zeros((linear.BUCKETS, len(HEADS)), np.float32)
         unsafe[self._columns] = weights.T
-        unsafe[embedded.WORDS : embedded.WORDS + embedded.GRAMS] *= self.settings.gram_value
+        unsafe[linear.WORDS : linear.WORDS + linear.GRAMS] *= self.settings.gram_value
         # Held-out scores are for the calibration of `unsafe`: they need no scenarios.
         scenario, scenario_bias = _fit_scenarios(self._topics if held_out is None else [])
-        return Model(
-            unsafe=unsafe,
-            bias=bias.astype(np.float32),
-            threshold=np.zeros(len(STAGES), np.float32),
-            slope=np.ones(len(STAGES), np.float32),
-            rise=np.ones(len(STAGES), np.float32),
-            scenario=scenario,
-            scenario_bias=scenario_bias,
-            alphabet=self._alphabet,
-            about={},
-        )
+        model = LinearModel(unsafe, bias.astype(np.float32), scenario, scenario_bias)
+        return JudgeFile.of_linear(model, self._alphabet)
 
 
 def _renumbered(
@@ -271,7 +264,7 @@ def _fit_unsafe(parts: Sequence[_Rows], width: int, settings: Settings) -> tuple
 def _fit_scenarios(examples: Sequence[Example]) -> tuple[Floats, Floats]:
     """A softmax over scenarios on the words of text and request, of unsafe rows."""
     classes = len(SCENARIOS)
-    weights = np.zeros((embedded.SCENARIO_WORDS, classes), np.float32)
+    weights = np.zeros((linear.SCENARIO_WORDS, classes), np.float32)
     if not examples:
         return weights, np.zeros(classes, np.float32)
     matrix = _scenario_words([e.passage.text for e in examples])
@@ -307,11 +300,11 @@ def _scenario_words(texts: Sequence[str]) -> sparse.csr_matrix:
     rows = []
     for text in texts:
         distinct = list(dict.fromkeys(_windows(text)[0]))
-        rows.append(embedded.word_hashes(distinct) % embedded.SCENARIO_WORDS)
+        rows.append(linear.word_hashes(distinct) % linear.SCENARIO_WORDS)
     starts = np.cumsum([0, *map(len, rows)])
     values = np.repeat([max(1, len(row)) ** -0.5 for row in rows], np.diff(starts))
     ids = np.concatenate(rows).astype(np.int32)
-    return sparse.csr_matrix((values, ids, starts), shape=(len(rows), embedded.SCENARIO_WORDS))
+    return sparse.csr_matrix((values, ids, starts), shape=(len(rows), linear.SCENARIO_WORDS))
 
 
 def _minimum(loss: Callable[[Vector], tuple[float, Vector]], size: int, iterations: int) -> Vector:

@@ -28,9 +28,9 @@ from scipy import optimize
 
 from monitors.errors import UserError
 from monitors.judges.base import Passage
-from monitors.judges.judge_file import JudgeFile
+from monitors.judges.judge_file import EncoderParts, JudgeFile
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
-from monitors.judges.linear import LinearModel, LinearScorer
+from monitors.judges.linear import LinearScorer
 from monitors.taxonomy import Stage
 from monitors.training import network
 from monitors.training.corpus import Build, Corpus, Example, Generation, digest, load
@@ -48,9 +48,11 @@ class Plan:
     base: int = 27_000  # bags shown in the first phase
     thinking: int = 20_000  # in the second
     fold: int = 12_000  # in the second, of each model that scores a fold
-    base_recipe: network.Recipe = network.Recipe(rate=1e-4)
-    thinking_recipe: network.Recipe = network.Recipe(rate=6e-5)
-    fold_recipe: network.Recipe = network.Recipe(rate=6e-5, frozen=2)
+    base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
+    thinking_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5))
+    fold_recipe: network.Recipe = field(
+        default_factory=lambda: network.Recipe(rate=6e-5, frozen=2)
+    )
     grid: int = 6_000  # steps made from requests
     linear: Settings = field(default_factory=lambda: Settings(folds=3))
     false_alarms: tuple[float, float, float] = (0.05, 0.02, 0.02)  # by stage, at 0.5
@@ -107,7 +109,8 @@ def run(
             "left_out": dict(sorted(corpus.left_out.items())),
             "seconds": round(perf_counter() - started),
         }
-        judge = _judge_file(linear, encoder, [*held, *found.rows], plan, corpus, about)
+        first_tier = replace(linear, languages=_languages(corpus), about=about)
+        judge = _calibrated(first_tier, encoder, [*held, *found.rows], plan)
         judge.save(out)
         _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {perf_counter() - started:.0f} s")
@@ -214,13 +217,13 @@ class Kept:
             return plan.fold_recipe, plan.fold
         return plan.thinking_recipe, plan.thinking
 
-    def linear(self, build: Build, problem: Problem, fold: int | None) -> LinearModel:
-        """The first tier, of all folds but one."""
+    def linear(self, build: Build, problem: Problem, fold: int | None) -> JudgeFile:
+        """The first tier alone, of all folds but one."""
         path = self.folder / f"{build}-linear-{'all' if fold is None else fold}.npz"
         if not path.exists():
             self.report(f"first tier, {path.stem}", 0.0)
-            JudgeFile.of_linear(problem.fit(fold), about={}).save(path)
-        return JudgeFile.load(path)[0].linear
+            problem.fit(fold).save(path)
+        return JudgeFile.load(path)[0]
 
     def array(self, name: str, make: Callable[[], Vector]) -> Vector:
         """Numbers that take long to compute."""
@@ -251,9 +254,17 @@ class OutOfFold:
     """By generation: a row of features per step that holds text."""
 
 
-_SAMPLED = {"matsuo_judge": 120, "p07_math": 12, "phybench": 15, "huatuo_o1": 60, "gsm8k": 0}
-"""Ordinary thinking is plenty and easy: so many generations of these are scored. Those of gsm8k are
-short solutions that people wrote."""
+_SAMPLED = {
+    "star1": 260,
+    "matsuo_safecot": 200,
+    "matsuo_judge": 100,
+    "p07_math": 8,
+    "phybench": 12,
+    "huatuo_o1": 50,
+    "gsm8k": 0,
+}
+"""What there is plenty of: so many generations of these are scored. Those of gsm8k are short
+solutions that people wrote."""
 
 
 def _measured(generations: Sequence[Generation]) -> list[Generation]:
@@ -284,7 +295,7 @@ def out_of_fold(
 
         def score(fold: int = fold, passages: Sequence[Passage] = passages) -> Vector:
             encoder = kept.phase(f"{build}-fold{fold}", "thinking", base, examples, fold)
-            linear = LinearScorer(kept.linear(build, problem, fold))
+            linear = LinearScorer(kept.linear(build, problem, fold).linear)
             return features(
                 encoder, linear, passages, lambda s: kept.report(f"scoring fold {fold}", s)
             )
@@ -317,7 +328,8 @@ def held_out(
     """The held-out requests and answers, scored."""
     own = [e for e in examples if is_held(e)]
     scorers = [
-        LinearScorer(kept.linear(build, problem, fold)) for fold in range(kept.plan.linear.folds)
+        LinearScorer(kept.linear(build, problem, fold).linear)
+        for fold in range(kept.plan.linear.folds)
     ]
 
     def score() -> Vector:
@@ -362,14 +374,10 @@ def features(
 # --- mix and calibration ---
 
 
-def _judge_file(
-    linear: LinearModel,
-    encoder: network.Encoder,
-    rows: Sequence[Row],
-    plan: Plan,
-    corpus: Corpus,
-    about: dict[str, Any],
+def _calibrated(
+    linear: JudgeFile, encoder: network.Encoder, rows: Sequence[Row], plan: Plan
 ) -> JudgeFile:
+    """Both tiers, mixed; 0.5 is, in each stage, where the chosen share of benign rows alarms."""
     mix = np.zeros((len(STAGES), 4), np.float32)
     mix[:, 0] = 1.0
     threshold, clear = np.zeros(len(STAGES), np.float32), np.full(len(STAGES), -np.inf, np.float32)
@@ -390,18 +398,14 @@ def _judge_file(
         if stage is not Stage.INPUT:
             rise[at] = _evidence_slope(benign, plan.false_alarms[at], float(slope[at]))
         clear[at] = np.quantile(found[unsafe & real, 1], plan.cleared)
-    return JudgeFile(
-        linear=linear,
-        onnx=onnx_of(encoder),
-        tokenizer=tokenizer_bytes(),
+    return replace(
+        linear,
+        encoder=EncoderParts(onnx_of(encoder), tokenizer_bytes()),
         mix=mix,
         threshold=threshold,
         slope=slope,
         rise=rise,
         clear=clear,
-        alphabet=_alphabet_of(linear),
-        languages=_languages(corpus),
-        about=about,
     )
 
 

@@ -1,24 +1,29 @@
-"""The shipped judge: plain behaviours, and a file that is whole or refused."""
+"""The embedded judge: plain behaviours of the one that ships, and how two tiers become a score."""
 
 from __future__ import annotations
 
 import gc
-import shutil
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from monitors.errors import JudgeFileError, UserError
-from monitors.judges import embedded
 from monitors.judges.base import Judge, Passage
 from monitors.judges.build import build_judges, make_judge
 from monitors.judges.embedded import EmbeddedJudge
+from monitors.judges.judge_file import JudgeFile
+from monitors.judges.layout import STRIDE
 from monitors.judges.rules import Rule
 from monitors.taxonomy import Scenario, Stage
 from tests.monitors.judges import conformance
+from tests.monitors.judges.small import linear_file, small_file
 
 HARMFUL = (
     "I will help them lie to the old man so that he hands over his savings and never finds out."
@@ -99,24 +104,6 @@ def test_code_tables_names_and_quoted_words_are_readable(judge: EmbeddedJudge, t
     assert all(verdict.reason is None for verdict in judge.score([Passage(s, text) for s in Stage]))
 
 
-def test_a_long_request_is_read_at_its_ends_and_once(
-    judge: EmbeddedJudge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    request = f"{HARMLESS} " * 60 + f"{HARMFUL} " * 3000 + f"{HARMLESS} " * 60
-    ends = f"{request[:4000]} {request[-2000:]}"
-    assert score(judge, HARMLESS, request=request) == score(judge, HARMLESS, request=ends)
-    read: list[str] = []
-    words = embedded.words
-
-    def reading(text: str) -> list[str]:
-        read.append(text)
-        return words(text)
-
-    monkeypatch.setattr(embedded, "words", reading)
-    score(judge, HARMLESS, request=request)
-    assert read == [HARMLESS]
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "42", "x² + y² ≤ √2·π ⇒ ∑ᵢ aᵢ = ½", "…", "—", "?!", "== 3.14 ==", "1 2 3 " * 200, "→ 7 €"],
@@ -136,74 +123,6 @@ def test_two_loads_agree(judge: EmbeddedJudge) -> None:
     assert score(again, HARMFUL) == score(judge, HARMFUL)
 
 
-def test_a_full_cache_changes_nothing(
-    judge: EmbeddedJudge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "_CACHED_WORDS", 512)
-    small = EmbeddedJudge.load()
-    for turn in range(20):
-        text = f"{HARMFUL} " + " ".join(f"w{chr(97 + turn)}{chr(97 + i % 26)}q" for i in range(100))
-        assert score(small, text) == pytest.approx(score(judge, text), abs=1e-6)
-
-
-def test_release_file_is_small_and_says_what_it_is(judge: EmbeddedJudge) -> None:
-    assert embedded.RELEASE_FILE.stat().st_size < 6_000_000
-    assert judge.about["build"] == "release"
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(JudgeFileError, match="no such file; make one with"):
-        make_judge(str(tmp_path / "none.npz"))
-
-
-@pytest.mark.parametrize("at", [0, 0.1, 0.3, 0.9])
-def test_damaged_file(tmp_path: Path, at: float) -> None:
-    path = tmp_path / "damaged.npz"
-    data = bytearray(embedded.RELEASE_FILE.read_bytes())
-    data[int(at * len(data))] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(JudgeFileError, match=r"damaged\.npz: "):
-        EmbeddedJudge.load(path)
-
-
-@pytest.mark.parametrize("size", [0, 100, 100_000])
-def test_cut_off_file(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "short.npz"
-    path.write_bytes(embedded.RELEASE_FILE.read_bytes()[:size])
-    with pytest.raises(JudgeFileError, match="damaged"):
-        EmbeddedJudge.load(path)
-
-
-def test_changed_weights_do_not_match_the_manifest(tmp_path: Path) -> None:
-    path = tmp_path / "changed.npz"
-    with np.load(embedded.RELEASE_FILE) as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays["bias"] = arrays["bias"] + 1
-    np.savez(path, **arrays)
-    with pytest.raises(JudgeFileError, match="do not match its manifest"):
-        EmbeddedJudge.load(path)
-
-
-def test_other_format_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(shutil.copy(embedded.RELEASE_FILE, tmp_path / "old.npz"))
-    monkeypatch.setattr(embedded, "FORMAT", embedded.FORMAT + 1)
-    with pytest.raises(JudgeFileError, match="not of format"):
-        EmbeddedJudge.load(path)
-
-
-def test_a_lone_array_is_no_judge(tmp_path: Path) -> None:
-    path = tmp_path / "array.npz"
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-    with pytest.raises(JudgeFileError, match="not a judge file"):
-        EmbeddedJudge.load(path)
-
-
-def test_folder_instead_of_file(tmp_path: Path) -> None:
-    with pytest.raises(JudgeFileError):
-        EmbeddedJudge.load(tmp_path)
-
-
 def test_unknown_name_lists_what_is_allowed() -> None:
     with pytest.raises(UserError, match="allowed are embedded, rules, constant, or the path"):
         make_judge("nonsense")
@@ -214,10 +133,11 @@ def test_build_judges_makes_each_once() -> None:
     assert list(judges) == ["constant", "rules"]
 
 
-def test_a_judge_that_nobody_needs_is_freed_at_once() -> None:
+@pytest.mark.parametrize("make", [EmbeddedJudge.load, lambda: EmbeddedJudge(small_file(), "small")])
+def test_a_judge_that_nobody_needs_is_freed_at_once(make: Callable[[], EmbeddedJudge]) -> None:
     """A policy's reload retires it: no search for garbage should be needed for its arrays."""
-    retired = EmbeddedJudge.load()
-    score(retired, HARMFUL, request=HARMLESS)
+    retired = make()
+    score(retired, "calm", request="grim")
     known = weakref.ref(retired)
     gc.disable()
     try:
@@ -225,3 +145,126 @@ def test_a_judge_that_nobody_needs_is_freed_at_once() -> None:
         assert known() is None
     finally:
         gc.enable()
+
+
+# --- two tiers, worked out by hand (tests/monitors/judges/small.py) ---
+
+
+@pytest.fixture(scope="module")
+def small() -> EmbeddedJudge:
+    return EmbeddedJudge(small_file(), "small")
+
+
+def thought(text: str, request: str = "") -> Passage:
+    return Passage(Stage.REASONING, text, request=request)
+
+
+def clearing(below: float) -> EmbeddedJudge:
+    return EmbeddedJudge(replace(small_file(), clear=np.full(3, below, np.float32)), "clearing")
+
+
+def test_conformance_of_both_tiers(small: EmbeddedJudge) -> None:
+    conformance.check(small)
+    conformance.check(clearing(0.5))
+
+
+def test_features_and_their_mix(small: EmbeddedJudge) -> None:
+    passage = thought("grim agree dark", request="dark")
+    linear = (2 + 1) / np.sqrt(3) + 0.1
+    assert small.features(passage) == pytest.approx([5, linear, 1.5])
+    assert small.logit(passage) == pytest.approx(0.5 * 5 + 0.25 * linear + 2 * 1.5 - 1)
+    assert small.features(thought("decline")) == pytest.approx([0, 0, -2])
+    # Stages have mixes of their own.
+    assert small.logit(Passage(Stage.INPUT, "grim agree dark")) == pytest.approx(5)
+    assert small.logit(Passage(Stage.ANSWER, "grim agree dark")) == pytest.approx(1.5)
+
+
+def test_the_score_is_calibrated(small: EmbeddedJudge) -> None:
+    logit = small.logit(thought("grim agree"))
+    assert logit > 1
+    assert score(small, "grim agree") == pytest.approx(1 / (1 + np.exp(-2 * (logit - 1))))
+    logit = small.logit(thought("decline"))
+    assert score(small, "decline") == pytest.approx(1 / (1 + np.exp(-0.5 * (logit - 1))))
+
+
+def test_the_worst_piece_counts_with_its_own_stance_and_scenarios(small: EmbeddedJudge) -> None:
+    passage = thought("agree " + "calm " * 251 + "decline " + "grim " * 10)
+    unsafe, _, stance = small.features(passage)
+    assert (unsafe, stance) == (10 * 3 - (252 - STRIDE), -2)
+    verdict = small.score([thought(f"{'dark ' * 10} {'calm ' * 300} {'grim ' * 150}")])[0]
+    assert max(verdict.scenarios, key=lambda name: verdict.scenarios[name]) is Scenario.WEAPONS
+
+
+def test_scenarios_are_shares_of_the_score(small: EmbeddedJudge) -> None:
+    verdict = small.score([thought("grim dark")])[0]
+    assert verdict.unsafe is not None
+    both = verdict.scenarios[Scenario.WEAPONS], verdict.scenarios[Scenario.FRAUD]
+    assert both[0] == pytest.approx(both[1])
+    assert sum(both) == pytest.approx(verdict.unsafe, rel=0.1)
+
+
+def test_the_first_tier_clears_below_its_bound_and_scores_low() -> None:
+    judge = clearing(0.5)
+    asked, cleared, plainer = (
+        judge.score([thought(text)])[0] for text in ("dark agree agree", "agree", "agree calm")
+    )
+    assert asked.unsafe is not None
+    assert asked.unsafe > 0.5
+    assert cleared.unsafe is not None
+    assert cleared.unsafe == pytest.approx(1 / (1 + np.exp(4 + 0.5 * 0.5)))
+    assert plainer.unsafe is not None
+    assert plainer.unsafe < cleared.unsafe
+    assert max(cleared.scenarios, key=lambda name: cleared.scenarios[name]) is Scenario.OTHER
+    assert judge.logit(thought("agree")) < judge.logit(thought("dark agree agree"))
+
+
+def test_what_is_cleared_never_reaches_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    judge = clearing(0.5)
+    logits = judge._encoder.logits  # type: ignore[union-attr]
+
+    def reading(passage: Passage) -> NDArray[np.float32]:
+        read.append(passage.text)
+        return logits(passage)
+
+    monkeypatch.setattr("monitors.judges.encoder.Encoder.logits", lambda _, p: reading(p))
+    judge.score([thought("calm"), thought("grim"), thought("dark dark")])
+    assert read == ["grim", "dark dark"]
+    judge.features(thought("calm"))
+    assert read[2:] == ["calm"]
+
+
+def test_without_a_bound_nothing_is_cleared(small: EmbeddedJudge) -> None:
+    very = "calm " * 150
+    assert small.logit(thought(very)) == pytest.approx(0.5 * -150 + 0.25 * -3 - 1)
+
+
+def test_the_linear_tier_alone() -> None:
+    judge = EmbeddedJudge(linear_file(), "alone")
+    assert judge.logit(thought("grim")) == pytest.approx(2)
+    assert judge.features(thought("grim")) == pytest.approx([0, 2, 0])
+    assert score(judge, "grim") == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_a_mix_of_an_encoder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "judge.npz"
+    replace(small_file(), encoder=None).save(path)
+    with pytest.raises(JudgeFileError, match="weighs an encoder that it does not hold; make one"):
+        make_judge(str(path))
+
+
+def test_a_saved_judge_judges_the_same(small: EmbeddedJudge, tmp_path: Path) -> None:
+    path = tmp_path / "judge.npz"
+    small_file().save(path)
+    judge = make_judge(str(path))
+    assert judge.name == f"embedded@{JudgeFile.load(path)[1]}"
+    for text in ("grim", "calm dark", "decline " * 300):
+        assert score(judge, text) == pytest.approx(score(small, text), rel=0.01)
+
+
+def test_two_threads_judge_the_same(small: EmbeddedJudge) -> None:
+    passages = [thought("grim dark calm " * n, request="dark") for n in range(1, 150)]
+    expected = [small.logit(passage) for passage in passages]
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: [small.logit(p) for p in passages], range(2)):
+            assert found == expected

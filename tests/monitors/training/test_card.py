@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from monitors.judges.embedded import RELEASE_FILE, EmbeddedJudge
+from monitors.judges.embedded import EmbeddedJudge
+from monitors.judges.judge_file import RELEASE_FILE
 from monitors.training.card import render_card
 
 DATA = RELEASE_FILE.parent

@@ -13,7 +13,8 @@ import pytest
 
 from monitors.errors import UserError
 from monitors.judges.base import Passage
-from monitors.judges.embedded import EmbeddedJudge, Model
+from monitors.judges.embedded import EmbeddedJudge
+from monitors.judges.judge_file import JudgeFile
 from monitors.taxonomy import Stage
 from monitors.training import corpus, train
 from monitors.training.corpus import LICENCES, OWN, Split, allowed, load
@@ -192,8 +193,9 @@ def test_weights_survive_the_file(tmp_path: Path) -> None:
     model = Problem(examples, Settings()).fit()
     path = tmp_path / "model.npz"
     model.save(path)
-    again, _ = Model.load(path)
-    assert np.abs(again.unsafe - model.unsafe).max() < 0.01 * np.abs(model.unsafe).max()
+    again, _ = JudgeFile.load(path)
+    fitted, read = model.linear.unsafe, again.linear.unsafe
+    assert np.abs(read - fitted).max() < 0.01 * np.abs(fitted).max()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the corpus in ../shared/data/safety")
