@@ -45,18 +45,28 @@ def train(
         typer.Option(help="release: rows fit for publishing; research: all, never publish."),
     ] = BuildName.RELEASE,
     out: Annotated[
-        Path | None, typer.Option(help="Weight file to write [default: embedded-BUILD.npz].")
+        Path | None, typer.Option(help="Judge file to write [default: embedded-BUILD.npz].")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap; the fit draws nothing.")] = 0,
+    work: Annotated[
+        Path, typer.Option(help="Where parts are kept; a run that was cut off goes on from them.")
+    ] = Path("judge-training"),
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Learn from function words alone: what style can tell."),
+    ] = False,
 ) -> None:
-    """Train, calibrate and measure the embedded judge; write weights, scores and model card."""
+    """Train and calibrate the embedded judge: hours on two cores, less on a GPU."""
     with _one_line_errors():
         try:
-            from monitors.training.train import run  # scipy: an extra, and slow to import
+            from monitors.training.train import run  # torch: an extra, and slow to import
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is missing: install mlrm-guard[train]") from error
         path = out or Path(_DEFAULT_OUT[build])
-        run(data, build.value, path, seed=seed, say=lambda text: typer.echo(text, err=True))
+        if control and out is None:
+            path = Path(f"control-{build}.research.npz")
+        say = lambda text: typer.echo(text, err=True)  # noqa: E731
+        run(data, build.value, path, work=work, seed=seed, control=control, say=say)
 
 
 @judge.command()

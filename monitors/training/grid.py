@@ -3,7 +3,7 @@
 A template is a stance towards the request in some voice. The same templates meet harmful and
 harmless requests, so neither template nor request alone tells the label: only a harmful
 request that is about to be fulfilled is unsafe. Half of the steps do not repeat the request, so
-that it must be read from the context. Our own writing (Apache-2.0); the requests bring their licences.
+that it must be read from the context. Our own writing (Apache-2.0); requests bring their licences.
 """
 
 from __future__ import annotations

@@ -50,9 +50,7 @@ class Plan:
     fold: int = 12_000  # in the second, of each model that scores a fold
     base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
     thinking_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5))
-    fold_recipe: network.Recipe = field(
-        default_factory=lambda: network.Recipe(rate=6e-5, frozen=2)
-    )
+    fold_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5, frozen=2))
     grid: int = 6_000  # steps made from requests
     linear: Settings = field(default_factory=lambda: Settings(folds=3))
     false_alarms: tuple[float, float, float] = (0.05, 0.02, 0.02)  # by stage, at 0.5
