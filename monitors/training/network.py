@@ -43,6 +43,7 @@ class Recipe:
     rate: float
     tokens: int = 4096  # in a batch
     warm_up: float = 0.06
+    keep: int = 200  # batches between two checkpoints
     frozen: int = 0  # layers from below, embeddings with them
 
 
@@ -136,7 +137,7 @@ def learn(
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
         step((at + 1) / len(batches))
-        if at % 200 == 199:
+        if at % recipe.keep == recipe.keep - 1:
             _save(checkpoint, encoder, optimiser, schedule, at + 1)
     checkpoint.unlink(missing_ok=True)
     encoder.requires_grad_(True).eval()

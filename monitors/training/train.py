@@ -55,6 +55,7 @@ class Plan:
     linear: Settings = field(default_factory=lambda: Settings(folds=3))
     false_alarms: tuple[float, float, float] = (0.05, 0.02, 0.02)  # by stage, at 0.5
     cleared: float = 0.01  # share of unsafe rows that the first tier may clear
+    sampled: int = 0  # generations of each source that are scored out of fold; 0: see _SAMPLED
 
 
 Report = Callable[[str, float], None]
@@ -91,7 +92,7 @@ def run(
         # Generations of every licence serve to measure; what may not be learned is not.
         everything = _read(folder, "research", plan, seed, control=control).generations
         base = kept.phase("base", "base", None, releasable.examples)
-        found = out_of_fold(kept, build, base, corpus.examples, _measured(everything))
+        found = out_of_fold(kept, build, base, corpus.examples, _measured(everything, plan.sampled))
         encoder = kept.phase(f"{build}-final", "thinking", base, corpus.examples)
         problem = Problem(corpus.examples, plan.linear)
         linear = kept.linear(build, problem, None)
@@ -265,10 +266,10 @@ _SAMPLED = {
 solutions that people wrote."""
 
 
-def _measured(generations: Sequence[Generation]) -> list[Generation]:
+def _measured(generations: Sequence[Generation], most: int) -> list[Generation]:
     found: dict[str, list[Generation]] = defaultdict(list)
     for g in sorted(generations, key=lambda g: zlib.crc32(g.id.encode())):
-        if len(found[g.source]) < _SAMPLED.get(g.source, len(generations)):
+        if len(found[g.source]) < (most or _SAMPLED.get(g.source, len(generations))):
             found[g.source].append(g)
     return [g for own in found.values() for g in own]
 

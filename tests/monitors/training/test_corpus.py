@@ -1,0 +1,101 @@
+"""The corpus: no row that a build may not use, no group in two splits, labels where they start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monitors.errors import UserError
+from monitors.judges.judge_file import JudgeFile
+from monitors.training import corpus
+from monitors.training.corpus import LICENCES, OWN, Split, allowed, load
+from monitors.training.fit import Problem, Settings
+from monitors.units import EARLIER_STEPS
+from tests.monitors.training.small_corpus import INTERNAL, NEVER_SEEN, write
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "safety"
+
+
+def test_licence_filter_covers_examples_traces_and_labels(tmp_path: Path) -> None:
+    data = write(tmp_path)
+    release, research = load(data, "train", "release"), load(data, "train", "research")
+    for found in (release.examples, release.generations):
+        assert {item.licence for item in found} <= {"MIT", "CC-BY-4.0", OWN}
+    for found in (research.examples, research.generations):
+        assert {INTERNAL, NEVER_SEEN} <= {item.licence for item in found}
+    assert sum(release.left_out.values()) == 48 + 8
+
+
+@pytest.mark.parametrize("licence", LICENCES)
+def test_release_takes_nothing_doubtful(licence: str) -> None:
+    doubtful = ("none-stated", "SA-", "NC-", "states none", "copy")
+    assert not (allowed(licence, "release") and any(word in licence for word in doubtful))
+    assert allowed(licence, "research")
+
+
+def test_unknown_licence_is_left_out() -> None:
+    assert not allowed(NEVER_SEEN, "release")
+    assert allowed(NEVER_SEEN, "research")
+
+
+def test_splits_do_not_mix(tmp_path: Path) -> None:
+    data = write(tmp_path)
+    splits: list[tuple[Split, Split]] = [("train", "dev"), ("dev", "train")]
+    for split, other in splits:
+        found = load(data, split, "research")
+        groups = {e.group for e in found.examples} | {g.group for g in found.generations}
+        assert groups
+        assert not any(other in group for group in groups)
+
+
+def test_read_labels_win_and_start_at_the_onset(tmp_path: Path) -> None:
+    found = load(write(tmp_path), "train", "research")
+    steps = [e for e in found.examples if e.group == "ttrain1" and e.source == "told:read"]
+    assert [(e.passage.text.split()[0], e.unsafe) for e in steps] == [
+        ("Let", False),
+        ("I", True),
+        ("Then", True),
+    ]
+    assert not [e for e in found.examples if e.group == "ttrain11" and e.source == "told:read"]
+
+
+def test_pairs_teach_their_opening_once(tmp_path: Path) -> None:
+    found = load(write(tmp_path), "train", "release")
+    steps = [e for e in found.examples if e.group == "chat-002"]
+    assert sum("debt between two brothers" in e.passage.text for e in steps) == 1
+    assert {e.unsafe for e in steps} == {True, False}
+    assert {e.stance for e in steps if e.unsafe} == {"fulfilling"}
+    assert all(len(e.passage.earlier) <= EARLIER_STEPS for e in steps)
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    data = write(tmp_path)
+    (data / "labels.jsonl").write_text('{"id": 1}\nnot json\n')
+    with pytest.raises(UserError, match=r"labels\.jsonl:2: not JSON"):
+        load(data, "train", "release")
+    (data / "labels.jsonl").unlink()
+    with pytest.raises(UserError, match=r"lacks labels\.jsonl \(onsets"):
+        load(data, "train", "release")
+
+
+def test_weights_survive_the_file(tmp_path: Path) -> None:
+    examples = load(write(tmp_path), "train", "release").examples
+    model = Problem(examples, Settings()).fit()
+    path = tmp_path / "model.npz"
+    model.save(path)
+    again, _ = JudgeFile.load(path)
+    fitted, read = model.linear.unsafe, again.linear.unsafe
+    assert np.abs(read - fitted).max() < 0.01 * np.abs(fitted).max()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the corpus in ../shared/data/safety")
+def test_real_corpus_release_rows() -> None:
+    found = load(REAL, "train", "release")
+    assert len(found.examples) > 50_000
+    licences = {e.licence for e in found.examples} | {g.licence for g in found.generations}
+    assert all(LICENCES[licence][0] for licence in licences)
+    dev = {e.group for e in load(REAL, "dev", "research").examples}
+    assert not dev & {e.group for e in found.examples}
+    assert {*corpus.FILES, "pairs.jsonl"} == corpus.digest(REAL).keys()
