@@ -57,6 +57,12 @@ def foreign(text: str, known: Collection[str]) -> str | None:
     return None
 
 
+def wordless(text: str) -> bool:
+    """Whether the text, in letters and long enough to tell, is in no language known to anyone."""
+    plain = " ".join(_words(text))
+    return len(plain.encode()) >= _MIN_BYTES and _detected(plain)[0] == "un"
+
+
 def _words(text: str) -> list[str]:
     return _WORDS.findall(_PLAIN.sub(" ", text))
 
@@ -65,16 +71,20 @@ def _language(words: list[str]) -> str | None:
     plain = " ".join(words)
     if len(plain.encode()) < _MIN_BYTES:
         return None
+    code, percent = _detected(plain)
+    if code in _UNSURE or percent < _MIN_SHARE:
+        return None
+    if code != "en" and plain.isascii() and _english(words) > _MOST_ENGLISH:
+        return None
+    return _SAME.get(code, code)
+
+
+def _detected(plain: str) -> tuple[str, int]:
     import pycld2  # noqa: PLC0415  loads its tables
 
     reliable, _, details = pycld2.detect(plain, isPlainText=True)
     _, code, percent, _ = details[0]
-    code = code.partition("-")[0]
-    if not reliable or percent < _MIN_SHARE or code in _UNSURE:
-        return None
-    if code != "en" and plain.isascii() and _english(words) > _MOST_ENGLISH:
-        return None
-    return str(_SAME.get(code, code))
+    return (str(code).partition("-")[0], int(percent)) if reliable else ("un", 0)
 
 
 def _english(words: list[str]) -> float:
