@@ -36,7 +36,7 @@ _SAMPLE = 400  # characters of a decoded span by which it is judged
 _NESTED = 2  # encodings inside one another
 _MOST_RUNS = 64  # longest runs of unknown words tried as ciphers
 _MOST_LETTERS = 20_000  # spaced letters that are put together again
-_MOST_TOKENS = 20_000  # words that may be spelled with digits
+_MOST_TOKENS = 2_000  # words that may be spelled with digits
 _LONGEST_WORD = 18
 
 
@@ -93,15 +93,20 @@ class Reader:
             return False
         sizes = list(accumulate(map(len, words), initial=0))
         strange = list(accumulate(unknown, initial=0))
-        end = 0
+        end = judged = 0
         for start in range(len(words)):
             while end < len(words) and sizes[end] - sizes[start] < _SPAN:
                 end += 1
             size = sizes[end] - sizes[start]
-            if size >= _SPAN and strange[end] - strange[start] >= _MOSTLY * size:
+            if (
+                start >= judged
+                and size >= _SPAN
+                and strange[end] - strange[start] >= _MOSTLY * size
+            ):
                 span = " ".join(words[start:end])
-                if len(_VOWELS.findall(span)) < _FEW_VOWELS * size:
-                    return wordless(span)
+                if len(_VOWELS.findall(span)) < _FEW_VOWELS * size and wordless(span):
+                    return True
+                judged = end
         return False
 
     def _strange(self, text: str) -> bool:
@@ -273,7 +278,7 @@ class Reader:
         for word in spelled:
             if word in self._known:
                 return word
-        for word in spelled if len(token) > 5 else ():  # a compound
+        for word in spelled[:2] if len(token) > 5 else ():  # a compound
             parts = self._segmented(word) if word.isalpha() else []
             if len(parts) == 2 and all(len(part) > 2 and part in self._cost for part in parts):
                 return word
@@ -540,7 +545,7 @@ _CODES: tuple[tuple[re.Pattern[str], re.Pattern[str], _Decoder, bool], ...] = tu
         (
             rf"{_IN_64}{{8}}",
             # No plain word, perhaps hyphenated.
-            rf"(?<!{_IN_64})(?![A-Za-z]?[a-z]*(?:[-/_][A-Za-z]?[a-z]*)*(?!{_IN_64}))"
+            rf"(?<!{_IN_64})(?!(?>[A-Za-z]?+[a-z]*+(?:[-/_][A-Za-z]?+[a-z]*+)*+)(?!{_IN_64}))"
             rf"{_IN_64}{{8,}}(?:[ \t]*\r?\n[ \t]*{_IN_64}+)*={{0,2}}",
             _base64,
             False,
@@ -559,7 +564,7 @@ _GAP = re.compile(r"[^A-Za-z]+")
 _DEAREST = 2.6  # a letter, in logarithms of ranks: more, and the words are there by chance
 
 _LEET = re.compile(
-    r"(?<![^\s\"'(\[,.;:!?*-])(?=[a-z0-9@$!|]*[a-z])(?=[a-z@$!|]*[0-9@$!|])[a-z0-9@$!|]*[a-z0-9@$]"
+    r"(?<![^\s\"'(\[,.;:?*-])(?=[a-z0-9@$!|]*[a-z])(?=[a-z@$!|]*[0-9@$!|])[a-z0-9@$!|]*[a-z0-9@$]"
 )
 _SHORT_NUMBER = re.compile(r"(?<![\w.,$@-])[0-9@]{1,4}(?![\w%$@-]|[.,]\d)")
 _FIGURE_WORD = re.compile(f"{_LEET.pattern}|{_SHORT_NUMBER.pattern}")

@@ -223,6 +223,8 @@ def test_languages_and_long_strings_are_no_gibberish(text: str) -> None:
         "а" * 200_000,
         "a\u0301\u0316\u0317" * 50_000,
         "ab-" * 66_000,
+        "ab-" * 66_000 + "1",
+        "!" * 200_000,
     ],
     ids=lambda text: text[:12],
 )
