@@ -83,11 +83,7 @@ class Reader:
         in any language: a cipher that nobody here can read. Long unbroken strings (keys, hashes,
         sequences) and short or odd words are not counted.
         """
-        words = [
-            word
-            for word in _LETTERS.findall(_COMMAND.sub(" ", text))
-            if _COUNTED[0] <= len(word) <= _COUNTED[1]
-        ]
+        words = _WHOLE.findall(text)
         unknown = [0 if word in self._cost else len(word) for word in words]
         if sum(unknown) < _SPAN * _MOSTLY:
             return False
@@ -145,7 +141,7 @@ class Reader:
         known = "".join(word for word in words if word in self._known)
         return len(known) / max(1, len("".join(words)))
 
-    def _readable(self, text: str) -> bool:
+    def _readable(self, text: str, *, single: bool = False) -> bool:
         """Whether nearly all of it is words, two longer ones at least."""
         words = _LETTERS.findall(text[:_SAMPLE])
         known = [word for word in words if word in self._known]
@@ -155,7 +151,7 @@ class Reader:
         return (
             sum(map(len, known)) >= enough * letters
             and 2 * sum(map(len, (word for word in known if len(word) > 2))) >= letters
-            and (len(longer) > 1 or len(words) == 1 == len(longer))
+            and (len(longer) > 1 or (single and len(words) == 1 == len(longer)))
         )
 
     # Letters of other scripts
@@ -230,7 +226,7 @@ class Reader:
             letters = [_GAP.sub("", group) for group in groups]
             found = " ".join(word for group in letters for word in self._segmented(group))
             cheap = self._price(found) <= _DEAREST * (len(gaps) + 1)
-            return f" {found} " if cheap and self._readable(found) else match[0]
+            return f" {found} " if cheap and self._readable(found, single=True) else match[0]
 
         return _SPACED.sub(joined, text)
 
@@ -308,7 +304,11 @@ class Reader:
             return len("".join([word for word in cipher(words).split() if word in known]))
 
         best = max(_CIPHERS, key=fit)
-        if fit(best) < _TELLING * len(words) or not self._readable(best(span[:_SAMPLE])):
+        if (
+            len(found) < 2
+            or fit(best) < _TELLING * len(words)
+            or not self._readable(best(span[:_SAMPLE]))
+        ):
             return None
         return best
 
@@ -371,8 +371,8 @@ _SPAN = 200  # characters, spaces aside, of which most must be readable, whereve
 _MOSTLY = 0.8
 _FEW_VOWELS = 0.3  # of the letters; languages have 35 to 50 per cent, ciphers 20
 _VOWELS = re.compile("[aeiou]")
-_COMMAND = re.compile(r"\\[a-z]+")
-_COUNTED = 3, 24
+# A word that stands by itself: pieces of keys, addresses and formulae are none.
+_WHOLE = re.compile(r"(?<![^\s\"'(\[])[a-z]{3,24}(?![^\s.,;:!?\"')\]])")
 _NEUTRAL = frozenset("PZN") | {"Sm", "Sc", "Sk", "Cc"}
 _DRAWN = frozenset(map(chr, range(0x2500, 0x2600)))  # what tables and trees are drawn with
 
@@ -393,7 +393,7 @@ _ALPHA = re.compile(r"[^\W\d_]+")
 # Latin letters beside others in a word: Greek ones stand so in formulae.
 _MIXED = regex.compile(r"^(?=.*\p{Latin})\P{Greek}+$")
 _HALF_GREEK = regex.compile(r"^(?=.*\p{Latin}).{3,}$")
-_WORD = regex.compile(r"[\p{L}\p{M}\U0001f1e6-\U0001f1ff🄰-🆉]+")
+_WORD = regex.compile(r"[\p{L}\p{M}🄰-🆉]+")
 
 _IMITATED = str.maketrans(
     "аеорсухіјѕһԁԛԝвкмнтгпьӏґѵёїАЕОРСУХІЈЅҺԀԚԜВКМНТЗЬӀҮүғԍᴦҽԌ"  # Cyrillic
@@ -401,19 +401,16 @@ _IMITATED = str.maketrans(
     "օոսհցքԼՏՕ"  # Armenian
     "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ"  # small capitals
     "ɑɡȷɩℓʋᶏɓɗɛƙɱɲɵʂƭʐ"  # phonetic letters
-    + "".join(chr(0x1F1E6 + at) for at in range(26))  # flags
     + "".join(chr(start + at) for start in (0x1F150, 0x1F170) for at in range(26)),  # in black
     "aeopcyxijshdqwbkmhtrnblrvei"
     "AEOPCYXIJSHDQWBKMHTEbIYyfgreG"
     "abeiknoptuxwynABEZHIKMNOPTYXcj"
     "onuhgpLSO"
     "abcdefghijklmnoprstuvwyz"
-    "agijlvabdekmnostz" + 3 * string.ascii_lowercase,
+    "agijlvabdekmnostz" + 2 * string.ascii_lowercase,
 )
 _LOOKALIKE = regex.compile(f"[{''.join(map(chr, _IMITATED))}]|\\p{{Latin}}\\p{{M}}")
-_WORD = regex.compile(
-    r"[\p{L}\p{M}\U0001f150-\U0001f169\U0001f170-\U0001f189\U0001f1e6-\U0001f1ff]+"
-)
+_WORD = regex.compile(r"[\p{L}\p{M}\U0001f150-\U0001f169\U0001f170-\U0001f189]+")
 
 
 def _alone(decoded: Callable[[Match], Iterator[str]]) -> _Decoder:

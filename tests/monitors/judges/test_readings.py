@@ -200,6 +200,7 @@ def test_a_cipher_that_cannot_be_read_is_gibberish(seed: int) -> None:
         "Dzisiaj jest bardzo ladna pogoda i poszlismy z dziecmi na spacer do parku. " * 5,
         "ACGTTGCA" * 60,
         "3f2a9c" * 60,
+        f"eyJhbGciOiJIUzI1NiJ9.{base64.b64encode(random.Random(1).randbytes(600)).decode()}",
         "",
     ],
 )
