@@ -38,7 +38,7 @@ _EXCURSION_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 30
 
 _REASONS = frozenset(
     {"off", "blank", "pending", "live"}
-    | {"overload", "timeout", "failed", "nonsense", "unreadable", "shutdown"}
+    | {"overload", "timeout", "failed", "nonsense", "unreadable", "language", "shutdown"}
 )
 """Why text left unjudged, or a verdict is unknown. A judge may say anything: else it is `other`."""
 
@@ -338,7 +338,8 @@ def _by_stage(histogram: Histogram) -> dict[Stage, Histogram]:
 
 
 def _reason(reason: str | None) -> str:
-    return reason if reason in _REASONS else "other"
+    kind = (reason or "").partition(":")[0]  # `language: xx`
+    return kind if kind in _REASONS else "other"
 
 
 def _rounded(seconds: float | None) -> float | None:

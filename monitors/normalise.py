@@ -28,6 +28,14 @@ _MARKS = regex.compile(r"([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]+")
 _MAX_ROUNDS = 8  # two suffice for real text; hostile mark sequences may need one or two more
 
 
+def visible(text: str) -> str:
+    """Return the text as a reader sees it, case and white space as they are."""
+    if text.isascii():
+        return text.translate(_ASCII_CONTROLS)
+    text = _MARKS.sub(r"\1", _SURROGATE.sub("\ufffd", text))
+    return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+
+
 def normalise(text: str) -> str:
     """Return the text as judges compare it. Idempotent; the result is encodable as UTF-8."""
     if text.isascii():

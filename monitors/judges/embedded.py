@@ -7,10 +7,9 @@ window is judged in overlapping windows, and the worst one counts.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, Self
@@ -21,19 +20,16 @@ from numpy.typing import NDArray
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.encoder import Encoder
 from monitors.judges.judge_file import RELEASE_FILE, JudgeFile, unloadable
+from monitors.judges.language import foreign
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScore, LinearScorer
+from monitors.judges.readings import Reader, Readings, opaque
 from monitors.normalise import normalise
 from monitors.taxonomy import Scenario
 
 _MIN_SCENARIO = 0.01
 _CLEARED = 4.0
 """Log-odds: what the first tier clears scores at most 0.018, less the plainer it is."""
-
-_MIN_OPAQUE = 4  # a stray symbol does not make a passage unreadable
-_SPAN = 200  # characters, spaces aside, of which most must be readable, wherever they stand
-_NEUTRAL = frozenset("PZN") | {"Sm", "Sc", "Sk", "Cc"}
-_DRAWN = frozenset(map(chr, range(0x2500, 0x2600)))  # what tables and trees are drawn with
 
 _FULFILLING, _REFUSING = (
     len(STAGES) + len(SCENARIOS) + STANCES.index(stance) for stance in ("fulfilling", "refusing")
@@ -69,7 +65,12 @@ class EmbeddedJudge:
         self._linear = LinearScorer(file.linear)
         self._encoder = None if file.encoder is None else Encoder(*file.encoder)
         self._file = replace(file, encoder=None)  # the encoder has its own copy of those bytes
-        self._alphabet = frozenset(file.alphabet)
+        if self._encoder is None:
+            self._reader, self._alphabet = None, frozenset(file.alphabet)
+        else:
+            by_id = sorted(self._encoder.words.items(), key=itemgetter(1))
+            self._reader = Reader(word for word, _ in by_id)
+            self._alphabet = self._encoder.readable(file.alphabet)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -102,18 +103,30 @@ class EmbeddedJudge:
         return np.array([read.unsafe, linear, read.stance])
 
     def _verdict(self, passage: Passage, started: float) -> Verdict:
-        if self._unreadable(passage):
+        read = self._reader.read(passage.text) if self._reader else Readings(passage.text)
+        if (reason := self._unread(read.plainest)) is not None:
             ms = (perf_counter() - started) * 1000
-            return Verdict.of_unknown(self.name, "unreadable", ms)
-        found = self._find(passage)
+            return Verdict.of_unknown(self.name, reason, ms)
+        texts = (read.text, *read.decoded)
+        found = max(
+            (self._find(replace(passage, text=text)) for text in texts), key=attrgetter("logit")
+        )
         stage = STAGES.index(passage.stage)
         unsafe = float(self._file.calibrated(stage, np.array(found.logit)))
         scenarios = _shares(unsafe, found.scenarios)
         ms = (perf_counter() - started) * 1000
         return Verdict(unsafe=unsafe, judge=self.name, scenarios=scenarios, ms=ms)
 
-    def _unreadable(self, passage: Passage) -> bool:
-        return _opaque(normalise(passage.text), self._alphabet)
+    def _unread(self, text: str) -> str | None:
+        """Why nobody here can judge a text; None: somebody can."""
+        if opaque(normalise(text), self._alphabet):
+            return "unreadable"
+        if self._reader is None:
+            return None
+        if self._reader.gibberish(text):
+            return "unreadable"
+        code = foreign(text, self._file.languages)
+        return None if code is None else f"language: {code}"
 
     def _find(self, passage: Passage) -> _Found:
         linear = self._linear.score(passage)
@@ -157,31 +170,3 @@ def _shares(unsafe: float, logits: Floats) -> dict[Scenario, float]:
         for scenario, share in zip(SCENARIOS, shares, strict=True)
         if share >= _MIN_SCENARIO
     }
-
-
-def _opaque(text: str, alphabet: frozenset[str]) -> bool:
-    """Whether a text, or most of a span of it, is in characters that training never showed: what
-    stands there cannot be read, whatever stands around it.
-
-    Numbers, punctuation and formulae are plain to everyone and never opaque.
-    """
-    if text.isascii():
-        return False
-    unseen = [char for char in text if char not in alphabet and not char.isascii()]
-    if len(unseen) < _MIN_OPAQUE:
-        return False
-    strange = {
-        char
-        for char in set(unseen)
-        if not ({category := unicodedata.category(char), category[0]} & _NEUTRAL)
-        and char not in _DRAWN
-    }
-    counts = list(accumulate((char in strange for char in text if char != " "), initial=0))
-    span = min(_SPAN, len(counts) - 1)
-    most = max(after - before for before, after in zip(counts, counts[span:], strict=False))
-    return most >= _MIN_OPAQUE and 2 * most > span
-
-
-def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max())
-    return np.asarray(powers / powers.sum(), dtype=np.float32)

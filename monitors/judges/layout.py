@@ -8,6 +8,7 @@ steps the last words. The text is never cut: a long one becomes several overlapp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ WINDOW, STRIDE = 192, 144
 _ASKED = 12, 28  # tokens of the request's beginning and end
 _EARLIER = 40  # tokens of earlier steps
 _MOST_CHARS = 4000  # of context, before it is cut by tokens: no token is longer than that
+_LONG_WORD = re.compile(r"(\S{90})(?=\S)")  # WordPiece reads nothing of a word of over 100 letters
 
 
 class Piece(NamedTuple):
@@ -47,7 +49,7 @@ class Layout:
         self._tokenizer = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._cls, self._sep = (self._id(name) for name in ("[CLS]", "[SEP]"))
+        self._cls, self._sep, self._unknown = map(self._id, ("[CLS]", "[SEP]", "[UNK]"))
 
     def pieces(self, passage: Passage) -> list[Piece]:
         """The pieces that cover a passage's text; at least one."""
@@ -57,6 +59,10 @@ class Layout:
             Piece([*head, *part, self._sep], [0] * len(head) + [1] * (len(part) + 1))
             for part in _windows(text)
         ]
+
+    def spells(self, character: str) -> bool:
+        """Whether the tokenizer has a token for a character, alone or inside a word."""
+        return self._unknown not in self._ids(f"a{character}")
 
     def _context(self, passage: Passage) -> list[int]:
         if passage.stage is Stage.INPUT:
@@ -73,6 +79,7 @@ class Layout:
         return [*asked, self._sep, *self._ids(earlier)[-_EARLIER:]]
 
     def _ids(self, text: str) -> list[int]:
+        text = _LONG_WORD.sub(r"\1 ", text)
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _id(self, token: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitors.normalise import normalise
+from monitors.normalise import normalise, visible
 
 TRICKY = st.text(
     alphabet=st.one_of(
@@ -80,3 +80,12 @@ def test_marks_that_scripts_use_all_stay() -> None:
 
 def test_long_text_takes_linear_time() -> None:
     assert len(normalise("é\u200b " * 300_000)) == 2 * 300_000 - 1
+
+
+@given(TRICKY)
+def test_what_is_visible_normalises_to_the_same(text: str) -> None:
+    assert normalise(visible(text)) == normalise(text)
+
+
+def test_what_is_visible_keeps_case_and_space() -> None:
+    assert visible("Tw\u200bo \n ＬＩＮＥＳ") == "Two \n LINES"

@@ -82,7 +82,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 
 def test_weights_survive_the_file(tmp_path: Path) -> None:
     examples = load(write(tmp_path), "train", "release").examples
-    model = Problem(examples, Settings()).fit()
+    model = Problem(examples, Settings(iterations=5)).fit()
     path = tmp_path / "model.npz"
     model.save(path)
     again, _ = JudgeFile.load(path)

@@ -37,7 +37,8 @@ def test_trains_resumes_and_judges(tmp_path: Path) -> None:
     assert out.stat().st_size < 30_000_000
     assert any("fold" in line for line in said)
 
-    rows = [json.loads(line) for line in gzip.open(out.with_suffix(".oof.jsonl.gz"), "rt")]
+    with gzip.open(out.with_suffix(".oof.jsonl.gz"), "rt") as file:
+        rows = [json.loads(line) for line in file]
     assert rows and all(len(row["steps"]) == len(row["chars"]) for row in rows)
     assert str(tmp_path) not in json.dumps([judge.about, rows])
 
@@ -64,17 +65,17 @@ def test_a_checkpoint_goes_on_where_it_stopped(tmp_path: Path) -> None:
     bags = draws(examples, "base", 40, seed=0)
     recipe = network.Recipe(rate=1e-4, tokens=512, keep=2)
 
-    class Cut(Exception):
+    class CutError(Exception):
         pass
 
     def stop(share: float) -> None:
         if share > 0.5:
-            raise Cut
+            raise CutError
 
     through, cut_off = network.new_encoder(0), network.new_encoder(0)
     file = tmp_path / "a.checkpoint"
     network.learn(through, bags, recipe, seed=0, checkpoint=file, step=lambda share: None)
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         network.learn(cut_off, bags, recipe, seed=0, checkpoint=file, step=stop)
     assert file.exists()
     fresh = network.new_encoder(0)

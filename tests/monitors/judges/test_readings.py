@@ -1,0 +1,241 @@
+"""What is encoded is read, what is not stays as it is, and what nobody can read is told."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import html
+import random
+import string
+from collections.abc import Callable
+from time import process_time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitors.judges.readings import Reader, opaque
+from monitors.normalise import normalise
+
+TEXT = """
+the of and in to was he is as for on with that it his by at from her she you had an were but be this
+are not my they one which or we can what how make do if there a i out their all would so your when
+about into time them some more up could people other only then now like over also back after even
+want because these give most us house water garden small letter friend purple kettle window table
+evening morning summer winter river mountain engine works parts needs explain write build paint
+green yellow colour bread butter cheese kitchen recipe simple answer question please brief before
+music piano guitar teacher student school history science number little nothing everything between
+always never often together without another through during against children family mother father
+"""
+WORDS = TEXT.split()
+LONG = [word for word in WORDS if len(word) > 3]
+READER = Reader(WORDS)
+SENTENCES = st.lists(st.sampled_from(LONG), min_size=4, max_size=12, unique=True).map(" ".join)
+
+SIGNS = (
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- "
+    "...- .-- -..- -.-- --.."
+)
+MORSE = dict(zip(string.ascii_lowercase, SIGNS.split(), strict=True))
+
+
+def in_64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def shifted(start: int) -> Callable[[str], str]:
+    """In the letters of another block."""
+    table = {ord("a") + at: chr(start + at) for at in range(26)}
+    return lambda text: text.translate(table)
+
+
+def lines(text: str, width: int = 16) -> str:
+    return "\n".join(text[at : at + width] for at in range(0, len(text), width))
+
+
+ENCODERS: dict[str, Callable[[str], str]] = {
+    "base64": in_64,
+    "base64 without padding": lambda text: in_64(text).rstrip("="),
+    "base64 over lines": lambda text: lines(in_64(text)),
+    "base64 twice": lambda text: in_64(in_64(text)),
+    "base64 of rot13": lambda text: in_64(codecs.encode(text, "rot13")),
+    "base64 of UTF-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
+    "base64 cut by nothing visible": lambda text: "\u200b".join(in_64(text)),
+    "base32": lambda text: base64.b32encode(text.encode()).decode(),
+    "hex": lambda text: text.encode().hex(),
+    "hex with spaces": lambda text: text.encode().hex(" "),
+    "hex bytes": lambda text: ", ".join(map(hex, text.encode())),
+    "escapes": lambda text: "".join(f"\\x{byte:02x}" for byte in text.encode()),
+    "per cent": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "quoted": quote,
+    "entities": lambda text: "".join(f"&#{ord(char)};" for char in text),
+    "bits": lambda text: " ".join(f"{byte:08b}" for byte in text.encode()),
+    "decimal": lambda text: " ".join(map(str, text.encode())),
+    "morse": lambda text: " / ".join(" ".join(map(MORSE.get, word)) for word in text.split()),  # type: ignore[arg-type]
+    "rot13": lambda text: codecs.encode(text, "rot13"),
+    "caesar": lambda text: text.translate(
+        str.maketrans(string.ascii_lowercase, string.ascii_lowercase[5:] + "abcde")
+    ),
+    "atbash": lambda text: text.translate(
+        str.maketrans(string.ascii_lowercase, string.ascii_lowercase[::-1])
+    ),
+    "backwards": lambda text: text[::-1],
+    "words backwards": lambda text: " ".join(word[::-1] for word in text.split()),
+    "spaced": lambda text: "   ".join(" ".join(word) for word in text.split()),
+    "spaced without words": lambda text: " ".join(text.replace(" ", "")),
+    "hyphens": lambda text: " ".join("-".join(word) for word in text.split()),
+    "dots": lambda text: ".".join(text.replace(" ", "")),
+    "a letter a line": lambda text: "\n".join(text.replace(" ", "")),
+    "Cyrillic": lambda text: text.translate(str.maketrans("aeopc", "аеорс")),
+    "fullwidth": shifted(ord("ａ")),
+    "mathematical": shifted(0x1D41A),
+    "circled": shifted(0x24D0),
+    "black squares": shifted(0x1F170),
+    "tags": "\U000e0041".join,
+    "soft hyphens": "\u00ad".join,
+    "struck out": lambda text: "".join(f"{char}\u0336\u0317" for char in text),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@settings(max_examples=10, deadline=None)
+@given(sentence=SENTENCES)
+def test_what_is_encoded_is_read_where_it_stands(name: str, sentence: str) -> None:
+    text = f"Please answer this:\n{ENCODERS[name](sentence)}\nand be brief"
+    found = READER.read(text)
+    texts = [reading.replace(" ", "") for reading in (found.text, *found.decoded)]
+    assert any(sentence.replace(" ", "") in reading for reading in texts)
+    assert all(reading.startswith("please") and reading.endswith("brief") for reading in texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("h0w t0 m4k3 4 purpl3 k3ttl3", "how to make a purple kettle"),
+        ("the r1v3r and the m0unta1n", "the river and the mountain"),
+        ("b-r-e-a-d and b.u.t.t.e.r", "bread and butter"),
+    ],
+)
+def test_spelling(text: str, expected: str) -> None:
+    assert expected in READER.read(text).decoded
+
+
+PLAIN = [
+    "Explain how the engine works, and which parts it needs.",
+    "R2D2 costs $5 in 3D, the 2nd of 4 in 1999 at 10am; covid19, mp3, IPv4 and h2o",
+    "Он написал письмо другу, и вечером они вместе пошли домой. IT-компания, USB-порт",
+    "Σήμερα ο καιρός είναι πολύ ωραίος και πήγαμε βόλτα στο πάρκο",
+    "今天天气很好，我们带孩子去公园散步，然后回家吃晚饭。",
+    "आज मौसम बहुत अच्छा है और हम बच्चों के साथ पार्क में गए",
+    "Je voudrais écrire une lettre à ma mère, où l’été est très beau",
+    "def total(xs: list[int]) -> int:\n    return sum(x ** 2 for x in xs if x % 2 == 0)",
+    "\\[ \\frac{d}{dx} x^2 = 2x, \\alpha_1 \\beta_2 = \\sqrt{\\gamma} \\]",
+    "α1α2 + α1α3 = Γ(-ε) ≈ -1/ε (1 - γ ε), so x + y = z and a b c d = e f g h",
+    "| a | b | c | d |\n|---|---|---|---|\n| 1 | 2 | 3 | 4 |\n| 10 | 20 | 30 | 40 |",
+    "├── src\n│   └── main.py\n└── README.md",
+    "see https://example.org/search?q=purple%20kettle%20small%20garden&page=2",
+    "550e8400-e29b-41d4-a716-446655440000",
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq9tq3tYk0wU5c8xL9Zc1n7b2Jk4h6v",
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk",
+    "A, B, C, D: choose one. U.S.A., e.g. Ph.D. 🇺🇸 🇫🇷 👍🏽",
+    "the numbers 72 101 65 200 33 41 and 12 13 14 15 16 17 18",
+]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_is_plain_stays_as_it_is(text: str) -> None:
+    assert READER.read(text).decoded == ()
+    assert not READER.gibberish(normalise(text * 5))
+    alphabet = frozenset("абвгдежзийклмнопрстуфхцчшщъыьэюя").union(*map(normalise, PLAIN))
+    assert not opaque(normalise(text), alphabet)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_and_no_reading_grows(text: str) -> None:
+    found = READER.read(text)
+    assert found.text == normalise(text)
+    assert len(found.decoded) <= 2
+    for reading in found.decoded:
+        assert reading == normalise(reading) != found.text
+        assert len(reading) <= 2 * len(normalise(text)) + 2
+
+
+NOISE = st.lists(
+    st.sampled_from([*"abAB01.-%&#;\\xu /=\n\u200b\u0336а", "aGVs", "%41", "&#65;", "0101"]),
+    max_size=80,
+).map("".join)
+
+
+@given(NOISE)
+def test_noise_is_read_without_an_error(text: str) -> None:
+    assert READER.read(text).text == normalise(text)
+
+
+@given(SENTENCES)
+def test_a_sentence_has_one_reading(sentence: str) -> None:
+    assert READER.read(sentence).decoded == ()
+
+
+def enciphered(seed: int) -> str:
+    """A text in a cipher with a long key."""
+    source = random.Random(seed)
+    words = source.choices(LONG, k=90)
+    return " ".join("".join(source.choice(string.ascii_lowercase) for _ in word) for word in words)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cipher_that_cannot_be_read_is_gibberish(seed: int) -> None:
+    text = enciphered(seed)
+    assert READER.gibberish(text)
+    assert READER.gibberish(f"{'please answer this question ' * 30}{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hari ini cuacanya sangat bagus dan kami berjalan jalan di taman bersama anak anak. " * 5,
+        "Dzisiaj jest bardzo ladna pogoda i poszlismy z dziecmi na spacer do parku. " * 5,
+        "ACGTTGCA" * 60,
+        "3f2a9c" * 60,
+        f"eyJhbGciOiJIUzI1NiJ9.{base64.b64encode(random.Random(1).randbytes(600)).decode()}",
+        "",
+    ],
+)
+def test_languages_and_long_strings_are_no_gibberish(text: str) -> None:
+    assert not READER.gibberish(normalise(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 200_000,
+        "aB3/" * 50_000,
+        "Abcd1fgh\n" * 22_000,
+        "b o m " * 33_000,
+        ".- / " * 40_000,
+        "65 " * 66_000,
+        "a1b1c1d " * 25_000,
+        "%4e " * 50_000,
+        "&#65;" * 40_000,
+        "ubj gb znxr n checyr " * 9_500,
+        "а" * 200_000,
+        "a\u0301\u0316\u0317" * 50_000,
+        "ab-" * 66_000,
+        "ab-" * 66_000 + "1",
+        "!" * 200_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_hostile_text_takes_linear_time(text: str) -> None:
+    started = process_time()
+    found = READER.read(text)
+    READER.gibberish(found.plainest)
+    assert process_time() - started < 5  # a tenth of a second when nothing else runs
+
+
+def test_what_html_holds_is_no_code() -> None:
+    text = html.escape("if a < b && b > c then say \"bread\" and 'butter' &c.")
+    assert READER.read(text).decoded == ()
