@@ -12,7 +12,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,8 +46,11 @@ class Plan:
     """Everything that decides what comes out, beside data and seed."""
 
     base: int = 27_000  # bags shown in the first phase
-    thinking: int = 20_000  # in the second
-    fold: int = 12_000  # in the second, of each model that scores a fold
+    # In the second, and of each model that scores a fold: research has more voices to learn.
+    thinking: Mapping[str, int] = field(
+        default_factory=lambda: {"release": 20_000, "research": 28_000}
+    )
+    fold: Mapping[str, int] = field(default_factory=lambda: {"release": 12_000, "research": 18_000})
     base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
     thinking_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5))
     fold_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5, frozen=2))
@@ -191,7 +194,7 @@ class Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         if start is not None:
             encoder.load_state_dict(start.state_dict())
-        recipe, count = self._recipe(phase, fold)
+        recipe, count = self._recipe(name.partition("-")[0], phase, fold)
         rows = [e for e in examples if not is_held(e)]
         if fold is not None:
             rows = [e for e in rows if fold_of(e.group, self.plan.linear.folds) != fold]
@@ -208,13 +211,13 @@ class Kept:
         part.replace(path)
         return encoder
 
-    def _recipe(self, phase: Phase, fold: int | None) -> tuple[network.Recipe, int]:
+    def _recipe(self, build: str, phase: Phase, fold: int | None) -> tuple[network.Recipe, int]:
         plan = self.plan
         if phase == "base":
             return plan.base_recipe, plan.base
         if fold is not None:
-            return plan.fold_recipe, plan.fold
-        return plan.thinking_recipe, plan.thinking
+            return plan.fold_recipe, plan.fold[build]
+        return plan.thinking_recipe, plan.thinking[build]
 
     def linear(self, build: Build, problem: Problem, fold: int | None) -> JudgeFile:
         """The first tier alone, of all folds but one."""

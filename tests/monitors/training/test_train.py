@@ -22,7 +22,12 @@ def test_trains_resumes_and_judges(tmp_path: Path) -> None:
 
     data = write(tmp_path)
     plan = train.Plan(
-        base=64, thinking=48, fold=32, grid=60, linear=Settings(folds=2, iterations=5), sampled=2
+        base=64,
+        thinking={"release": 48},
+        fold={"release": 32},
+        grid=60,
+        linear=Settings(folds=2, iterations=5),
+        sampled=2,
     )
     out, work, said = tmp_path / "judge.npz", tmp_path / "work", list[str]()
 
