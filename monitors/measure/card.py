@@ -438,6 +438,7 @@ def _facts(scores: Scores) -> Cells:
         "measuring seconds": str(scores.get("seconds", "–")),
         "passages scored": str(scores["passages"]),
         "thinned: generations of": thinned,
+        "group folds": str(scores["group folds"]),
         "unknown rows of dev": ", ".join(f"{k} {v}" for k, v in scores["unknown"].items() if v)
         or "none",
         "data files (SHA-256, first digits)": digests,

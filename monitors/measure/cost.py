@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from math import isfinite, nan
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -47,16 +47,20 @@ def _load(name: str) -> dict[str, float]:
     loaded = perf_counter()
     judge.score([Passage(Stage.REASONING, "Let me see.", request="What is this?")])
     first = perf_counter()
-    return {
+    found = {
         "load, s": round(loaded - started, 3),
         "first verdict, s": round(first - loaded, 3),
-        "memory before, MB": round(before),
-        "memory after, MB": round(_peak()),
+        "memory before, MB": round(before, 1),
+        "memory after, MB": round(_peak(), 1),
     }
+    return {name: value for name, value in found.items() if isfinite(value)}
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory of this process so far, in MB; Linux says it, others do not (NaN)."""
+    status = Path("/proc/self/status")
+    lines = status.read_text("ascii").splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), nan)
 
 
 def step_cost(judge: Judge, generations: Sequence[Generation]) -> dict[str, list[float]]:

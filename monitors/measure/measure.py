@@ -21,7 +21,7 @@ from monitors.judges.build import make_judge
 from monitors.measure import cost, tables
 from monitors.measure.card import render_card
 from monitors.measure.figures import Vector
-from monitors.measure.scoring import Scorer
+from monitors.measure.scoring import Calibrating, Scorer
 from monitors.measure.stream import Cell, stream_table
 from monitors.measure.traces import Trace, of_generation, out_of_fold
 from monitors.trace import read_rows
@@ -127,6 +127,7 @@ def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> di
         "data": digest(order.data),
         "passages": len(passages),
         "thinned": _THINNED,
+        "group folds": _scale(order.oof, judge),
         "about": about,
         "trained on": _trained_on(order.data, judge),
         "sources": sorted({e.source for e in dev.examples} | {g.source for g in dev.generations}),
@@ -169,6 +170,15 @@ def _labels(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _folds(path: Path | None, judge: Judge, read: frozenset[str]) -> list[Trace]:
     return [] if path is None else list(out_of_fold(path, judge, read))
+
+
+def _scale(path: Path | None, judge: Judge) -> str:
+    """How the figures of group folds came to be."""
+    if path is None:
+        return "not measured"
+    if isinstance(judge, Calibrating):
+        return f"{path.name}, calibrated as the judge is"
+    return f"{path.name}, taken as log-odds: the judge does not say how it calibrates"
 
 
 _Placed = tuple[str, str, Cell]
