@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
@@ -42,6 +42,7 @@ def test_auroc_by_hand(unsafe: list[float], benign: list[float], expected: float
     assert value(sample(unsafe, benign).auroc()) == expected
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0]), st.booleans()), min_size=2))
 def test_as_others_compute_it(rows: list[tuple[float, bool]]) -> None:
     odds, labels = [score for score, _ in rows], [label for _, label in rows]

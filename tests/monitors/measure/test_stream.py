@@ -14,7 +14,7 @@ NAN = float("nan")
 def trace(
     name: str, source: str, odds: list[float], turn: int | None = None, tokens: int = 40
 ) -> Trace:
-    ends = np.arange(1, len(odds) + 1) * float(tokens)
+    ends = np.array([tokens * (at + 1) for at in range(len(odds))], dtype=np.float64)
     return Trace(name, source, name, "en", "", turn is not None, turn, np.array(odds), ends)
 
 

@@ -27,7 +27,7 @@ def example(at: int, unsafe: bool, source: str = "set", stage: Stage = Stage.INP
 
 
 def trace(group: str, unsafe: bool, odds: list[float], source: str = "matsuo_pairs") -> Trace:
-    ends = np.arange(1.0, len(odds) + 1)
+    ends = np.array(range(1, len(odds) + 1), dtype=np.float64)
     turn = 1 if unsafe else None
     made = Trace(f"{group}{unsafe}", source, group, "en", "", unsafe, turn, np.array(odds), ends)
     return replace(made, read=True)
