@@ -90,14 +90,14 @@ def test_pairs_in_order() -> None:
         trace("even", True, [-3, 1]),
         trace("even", False, [-3, 1]),
         trace("blind", True, [-3, NAN]),
-        trace("blind", False, [-3, -5]),
+        trace("blind", False, [-2, -5]),
         trace("alone", True, [9, 9]),
     ]
     found = figures(tables.pair_table("matsuo_pairs", pairs, 0))
     # won, lost, even, and lost because the unsafe side could not be read
     assert found["matsuo_pairs", "pairs in order, highest step"] == pytest.approx(100 * 1.5 / 4)
-    # Unsafe 2, 0, 1, -3 (turns count from where they are unsafe) against safe 1, 1, 1, -3.
-    whole = 4 + 1 + (3 / 2 + 1) + 1 / 2
+    # Unsafe 2, 0, 1, -3 against safe 1, 1, 1, -2.
+    whole = 4 + 1 + (3 / 2 + 1) + 0
     assert found["matsuo_pairs", "AUROC, highest step"] == pytest.approx(100 * whole / 16)
 
 
