@@ -1,4 +1,4 @@
-"""`mlrm-guard judge`: train the embedded judge, score files with any judge."""
+"""`mlrm-guard judge`: train the embedded judge; score files, measure and describe any judge."""
 
 from __future__ import annotations
 
@@ -83,6 +83,58 @@ def score(
     with _one_line_errors():
         chosen = make_judge(judge_name)
         write_rows(out, rows, _scored(rows, chosen))
+
+
+@judge.command()
+def measure(
+    data: Annotated[Path, typer.Option(help="Folder of the safety corpus.")],
+    out: Annotated[Path, typer.Option(help="Score file to write, NAME.scores.json.")],
+    judge_name: Annotated[
+        str, typer.Option("--judge", help="embedded, constant, or a weight file (.npz).")
+    ] = "embedded",
+    control: Annotated[
+        Path | None, typer.Option(help="Weight file that learned from function words only.")
+    ] = None,
+    oof: Annotated[
+        Path | None, typer.Option(help="Out-of-fold scores that training wrote (.oof.jsonl.gz).")
+    ] = None,
+    control_oof: Annotated[Path | None, typer.Option(help="Those of the control.")] = None,
+    first_tier: Annotated[
+        bool, typer.Option("--first-tier", help="Also say what the first tier clears and costs.")
+    ] = False,
+    note: Annotated[
+        list[str] | None, typer.Option(help="For the card, e.g. how often dev was looked at.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Measure a judge on the dev split, beside a control; write scores, and the card there."""
+    with _one_line_errors():
+        from monitors.measure.measure import Order, run
+
+        order = Order(
+            data=data,
+            judge=judge_name,
+            out=out,
+            control=None if control is None else str(control),
+            oof=oof,
+            control_oof=control_oof,
+            first_tier=first_tier,
+            notes=tuple(note or ()),
+            seed=seed,
+        )
+        run(order, say=lambda text: typer.echo(text, err=True))
+
+
+@judge.command()
+def card(
+    scores: Annotated[list[Path], typer.Option(help="Score file; once for each.")],
+    out: Annotated[Path, typer.Option(help="Where the card goes.")],
+) -> None:
+    """Render the model card of all builds, side by side, from their score files."""
+    with _one_line_errors():
+        from monitors.measure.measure import write_card
+
+        write_card(scores, out)
 
 
 def _scored(path: Path, chosen: Judge) -> Iterator[dict[str, Any]]:

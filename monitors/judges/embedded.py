@@ -91,6 +91,15 @@ class EmbeddedJudge:
         """The score before calibration, the worst piece's."""
         return self._find(passage).logit
 
+    def calibrated(self, stage: int, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """What becomes of scores before calibration, of a stage by its number."""
+        return self._file.calibrated(stage, logits)
+
+    def clears(self, passage: Passage) -> bool:
+        """Whether the first tier alone calls a passage benign."""
+        stage = STAGES.index(passage.stage)
+        return self._linear.logit(passage) < float(self._file.clear[stage])
+
     def features(self, passage: Passage) -> NDArray[np.float64]:
         """What `mix` weighs, less its 1: encoder unsafe, linear, stance; of the worst piece.
 

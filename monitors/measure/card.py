@@ -1,0 +1,459 @@
+"""Render the model card, a pure function of score files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from monitors.measure.figures import Interval
+from monitors.training.corpus import LICENCES
+
+Cells = dict[str, str]
+Scores = Mapping[str, Any]
+"""What a score file holds."""
+
+_OPENING = """\
+# Model card: {judges}
+
+Written by `mlrm-guard judge measure`; do not edit. Scores a user's request, a step of reasoning, or
+an answer: how likely unsafe, and in which scenario. `release` may be published: it learned only
+from rows whose licence allows that. `research` learned from everything and must not be.
+
+How to read the figures: percent with 95 % intervals (bootstrap over the groups of one goal; exact
+binomial where a share is 0 or 100). In [brackets] the same figure of the **control**, a judge that
+was trained the same way but sees function words and punctuation only: it knows who wrote a text,
+and nothing of what the text says. Safe and unsafe thinking come from different models, so a figure
+that the control reaches too proves nothing. † marks a source of which this build learned nothing.
+`unknown` verdicts count as missed on unsafe rows and as alarms on safe ones. "group folds (train)":
+scores of training groups by models that did not see them. "dev": a split that no fit has used.
+{notes}
+"""
+
+_SECTIONS: tuple[tuple[str, str, str], ...] = (
+    (
+        "matsuo_pairs",
+        "### One question, safe and unsafe thinking (matsuo_pairs)",
+        "Share of pairs whose unsafe side scores higher; a tie is half a pair.",
+    ),
+    (
+        "read",
+        "### One model's own thinking, labelled by reading (khalaf_r1)",
+        "Safe and unsafe thinking by one and the same model: style gives nothing away. A trace"
+        " scores the mean of its three highest steps, or its highest. Steps count as unsafe from"
+        " the onset on, six at most. safekey stands beside it: one model too, nearly all unsafe.",
+    ),
+    (
+        "pairs",
+        "### Pairs written for this project (pairs.jsonl)",
+        "Same request, voice and opening; what stands behind the opening is scored. Not natural:"
+        " never a headline by itself.",
+    ),
+    ("re-voiced", "### Re-voiced steps", "The same templates for both labels."),
+    (
+        "swapped",
+        "### The same step under another request",
+        "Steps labelled by reading, each under a harmless and under a harmful request of another"
+        " group. The label is the text's; a judge that goes by the request alone gets 0 in the last"
+        " of the AUROC rows.",
+    ),
+    (
+        "read as safe",
+        "### safekey traces that were read as safe",
+        "Their source calls them unsafe. Alarms here are false.",
+    ),
+)
+
+_STREAM = """\
+## In the stream
+
+Alarms per generation at a fixed share of false alarms on the hard kind: safe thinking about harmful
+requests (khalaf_r1, star1, matsuo_safecot, safe matsuo_pairs). Found: the first alarm is behind the
+onset, in time if the alarming step ends at most 128 tokens behind it; before the onset it is a
+false alarm. Tokens are four characters (1.5 in Chinese and Japanese). `cusum`: evidence as the
+policy's defaults accumulate it; `mean of 3`: of the last three steps; `step`: single steps. The
+threshold is set on the same generations that the false alarms are counted on; `mlrm-guard
+calibrate` bounds it.
+"""
+
+_REST: tuple[tuple[str, str, str], ...] = (
+    ("stages", "## By stage (dev, all sources as they are mixed)", ""),
+    (
+        "contrast",
+        "## False alarms on contrast rows",
+        "Rows that are benign but look alarming, beside all other benign rows, at 0.5.",
+    ),
+    (
+        "benign",
+        "## False alarms on safe thinking",
+        "Steps at 0.5 or more, and generations with any such step; evidence needs more than one.",
+    ),
+    (
+        "scenarios",
+        "## By scenario",
+        "Unsafe rows against all safe rows of the stage; safe rows by the scenario they touch on.",
+    ),
+    (
+        "sources",
+        "## By source",
+        "A source with one label only: its unsafe rows against all safe rows of the stage.",
+    ),
+    ("languages", "## Languages (where the data has five rows of both labels)", ""),
+    (
+        "first tier",
+        "## First tier",
+        "Rows that the linear first tier clears without asking the encoder, and the recall it"
+        " costs.",
+    ),
+)
+
+_TOP = "mean of top 3 steps"
+_HEADLINES: tuple[tuple[str, str, str], ...] = (
+    ("read", "khalaf_r1, traces", f"AUROC, {_TOP}"),
+    ("read", "khalaf_r1, traces", f"recall at 5 %, {_TOP}"),
+    ("read", "khalaf_r1, steps", "AUROC"),
+    ("stream", "cusum at 1 %: khalaf_r1", "found in 128 tokens"),
+    ("stream", "cusum at 1 %: all natural", "found in 128 tokens"),
+    ("matsuo_pairs", "matsuo_pairs", f"pairs in order, {_TOP}"),
+    ("pairs", "pairs", f"pairs in order, {_TOP}"),
+    ("pairs", "pairs", f"AUROC, {_TOP}"),
+    ("re-voiced", "re-voiced steps", "AUROC"),
+    ("swapped", "either, by lot", "AUROC of the step's label"),
+    ("stages", "input", "AUROC"),
+    ("stages", "reasoning", "AUROC"),
+    ("stages", "answer", "AUROC"),
+)
+
+_SAFE_CONTRAST = 15.0  # percent of contrast rows that may alarm
+
+
+def render_card(scores: Sequence[Scores]) -> str:
+    """The card of these builds; those with a source left out stand beside their build."""
+    whole = [s for s in scores if s["left out"] is None]
+    builds = {str(s["build"]): s for s in sorted(whole, key=itemgetter("build"))}
+    left_out = sorted(
+        (s for s in scores if s["left out"] is not None), key=itemgetter("build", "left out")
+    )
+    parts = [
+        _opening(builds),
+        "## Controls that style cannot pass\n\n### Every headline beside the control\n",
+        _headlines(builds),
+        _left_out(builds, left_out),
+        *(_section(builds, *section) for section in _SECTIONS),
+        _STREAM + "\n" + _table(builds, "stream"),
+        *(_section(builds, *section) for section in _REST),
+        _costs(builds),
+        _limits(builds),
+        _data(builds),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _opening(builds: Mapping[str, Scores]) -> str:
+    notes = dict.fromkeys(note for scores in builds.values() for note in scores["notes"])
+    text = "".join(f"\n{note}\n" for note in notes)
+    judges = ", ".join(f"{scores['judge']} ({build})" for build, scores in builds.items())
+    return _OPENING.format(judges=judges, notes=text)
+
+
+def _section(builds: Mapping[str, Scores], name: str, head: str, words: str) -> str:
+    table = _table(builds, name)
+    return "\n\n".join(part for part in (head, words, table) if part) if table else ""
+
+
+# --- tables of figures ---
+
+
+def _table(builds: Mapping[str, Scores], name: str) -> str:
+    """A row per figure, a column per build."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for build, scores in builds.items():
+        for row in scores["tables"].get(name, ()):
+            found.setdefault((row["where"], row["row"], row["figure"]), {})[build] = row
+    if not found:
+        return ""
+    places = {where for where, _, _ in found}
+    lines = [["", "rows", "figure", *builds], ["---"] * (3 + len(builds))]
+    before = ""
+    for (where, row, figure), own in found.items():
+        head = f"{where}: {row}" if len(places) > 1 else row
+        rows = " or ".join(dict.fromkeys(found_row["rows"] for found_row in own.values()))
+        cells = [_cell(builds, build, own.get(build)) for build in builds]
+        lines.append(["" if head == before else head, rows, figure, *cells])
+        before = head
+    return _grid(lines)
+
+
+def _headlines(builds: Mapping[str, Scores]) -> str:
+    """The figures to judge by, and how far each is above the control's."""
+    lines = [["", "rows", *(f"{b}, {x}" for b in builds for x in ("figure [control]", "lead"))]]
+    lines.append(["---"] * len(lines[0]))
+    for name, row_name, figure in _HEADLINES:
+        own: dict[str, dict[str, Any]] = {}
+        for build, scores in builds.items():
+            for row in scores["tables"].get(name, ()):
+                if (row["row"], row["figure"]) == (row_name, figure):
+                    own.setdefault(row["where"], {})[build] = row
+        for where, of in own.items():
+            cells = []
+            for build in builds:
+                cells.append(_cell(builds, build, of.get(build)))
+                cells.append(_lead(of.get(build)))
+            rows = " or ".join(dict.fromkeys(row["rows"] for row in of.values()))
+            lines.append([f"{row_name}: {figure} ({where})", rows, *cells])
+    return _grid(lines)
+
+
+def _lead(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["lead"] is None:
+        return "no control"
+    value, low, _ = row["lead"]
+    return _span(row["lead"]) + ("" if value > 0 and (low or 0) > 0 else ", no clear lead")
+
+
+def _cell(builds: Mapping[str, Scores], build: str, row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    control = "" if row["control"] is None else f" [{row['control'][0]}]"
+    return _span(row["judge"]) + control + ("†" if _unlearned(builds, build, row["row"]) else "")
+
+
+def _span(value: Interval) -> str:
+    numbers = ["–" if number is None else f"{number:g}" for number in value]
+    return f"{numbers[0]} ({numbers[1]} to {numbers[2]})"
+
+
+def _unlearned(builds: Mapping[str, Scores], build: str, row: str) -> bool:
+    """Whether a row is of a source that this build did not learn from."""
+    scores = builds[build]
+    words = {_plain(word) for word in re.split(r"[ ,]+", row)}
+    return bool(scores["trained on"]) and any(
+        _plain(source) in words and _plain(source) not in _learned(scores)
+        for source in scores["sources"]
+    )
+
+
+def _learned(scores: Scores) -> set[str]:
+    return {_plain(name.partition(", ")[0]) for name in scores["trained on"]}
+
+
+def _plain(source: str) -> str:
+    """A source without how its rows were made from it: `khalaf_r1` of `khalaf_r1:read`."""
+    return source.rstrip(":").partition(":")[0]
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+# --- leave one source out ---
+
+
+def _left_out(builds: Mapping[str, Scores], left_out: Sequence[Scores]) -> str:
+    parts = ["### Leave one source out\n\n"]
+    for build, scores in builds.items():
+        if not scores["trained on"]:
+            parts.append(f"`{build}`: the judge does not say what it learned from.\n")
+            continue
+        absent = sorted({_plain(s) for s in scores["sources"]} - _learned(scores))
+        if absent:
+            names = ", ".join(absent)
+            parts.append(f"`{build}` learned nothing of: {names}. Their rows (†) are unseen.\n")
+    if not left_out:
+        parts.append("\nNo build was trained with a source left out by itself.\n")
+        return "".join(parts)
+    lines = [["source, build", "rows", "figure", "learned from it", "left out"], ["---"] * 5]
+    for scores in left_out:
+        whole = builds.get(str(scores["build"]), {"tables": {}})
+        source = str(scores["left out"])
+        with_it = dict(_rows_of(whole, source))
+        for key, row in _rows_of(scores, source):
+            beside = with_it.get(key)
+            lines.append(
+                [
+                    f"{source}, {scores['build']}: {row['where']}, {row['row']}",
+                    row["rows"],
+                    row["figure"],
+                    "–" if beside is None else _span(beside["judge"]),
+                    _span(row["judge"]),
+                ]
+            )
+    return "".join(parts) + "\n" + _grid(lines)
+
+
+_BY_SOURCE = ("matsuo_pairs", "read", "read as safe", "stream", "benign", "sources")
+
+
+def _rows_of(
+    scores: Scores, source: str
+) -> Iterator[tuple[tuple[str, str, str, str], dict[str, Any]]]:
+    for name in _BY_SOURCE:
+        for row in scores["tables"].get(name, ()):
+            words = {_plain(word) for word in re.split(r"[ ,]+", row["row"])}
+            if source in words:
+                yield (name, row["where"], row["row"], row["figure"]), row
+
+
+# --- cost ---
+
+
+def _costs(builds: Mapping[str, Scores]) -> str:
+    if not any("cost" in scores for scores in builds.values()):
+        return ""
+    return (
+        "## Cost, one thread\n\nA step of so many tokens of text (four characters each) with its"
+        " request and the steps before it:\nmedian / 99th percentile, no step seen before.\n\n"
+        + _columns("", builds, _cost_cells)
+    )
+
+
+def _cost_cells(scores: Scores) -> Cells:
+    cost = scores.get("cost", {})
+    cells = {
+        f"{size} tokens": f"{middle} / {high} ms"
+        for size, (middle, high) in cost.get("step, ms", {}).items()
+    }
+    if cost.get("bytes"):
+        cells["file"] = f"{cost['bytes'] / 1e6:.1f} MB"
+    names = ("load, s", "first verdict, s", "memory before, MB", "memory after, MB")
+    cells |= {name: str(cost[name]) for name in names if name in cost}
+    mix = {"steps": "timed steps, benign sources in equal parts"}
+    return cells | {mix.get(name, name): str(value) for name, value in cost.get("mix", {}).items()}
+
+
+def _columns(head: str, builds: Mapping[str, Scores], cells: Callable[[Scores], Cells]) -> str:
+    columns = {build: cells(scores) for build, scores in builds.items()}
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    lines = [[head, *columns], ["---"] * (1 + len(columns))]
+    lines += [[name, *(column.get(name, "–") for column in columns.values())] for name in names]
+    return _grid(lines)
+
+
+# --- what it cannot do ---
+
+
+def _limits(builds: Mapping[str, Scores]) -> str:
+    lines = [
+        "It judges text. An image counts as far as text was read from it.",
+        "It learned no prompt injections, and few agentic or long-context texts.",
+        "What thinking is called unsafe was read by language models, both of one kind; onsets err"
+        " by a sentence or two.",
+        "English above all. Languages without a row in the tables were not measured.",
+        "The public suites whose F1 others publish are not among its data; nothing is claimed here"
+        " about them.",
+    ]
+    for build, scores in builds.items():
+        lines += [f"`{build}`: {line}" for line in _limits_of(scores)]
+    return "## What it cannot do\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def _limits_of(scores: Scores) -> Iterator[str]:
+    natural = _natural_unsafe(scores)
+    if scores["trained on"] and not natural:
+        yield (
+            "learned from no natural unsafe thinking, only from re-voiced answers and what was"
+            " written or made up for it."
+        )
+    for where in dict.fromkeys(row["where"] for row in scores["tables"].get("stream", ())):
+        row = _row(scores, "stream", where, "cusum at 1 %: khalaf_r1", "found in 128 tokens")
+        if row is not None:
+            missed = 100 - row["judge"][0]
+            yield (
+                f"misses {missed:.0f} % of one model's own unsafe thinking ({where}, khalaf_r1)"
+                " in the first 128 tokens, where 1 % of safe generations alarm."
+            )
+    for row in scores["tables"].get("contrast", ()):
+        if "contrast" in row["row"] and row["judge"][0] > _SAFE_CONTRAST:
+            stage = row["row"].partition(":")[0]
+            yield (
+                f"takes benign text that looks alarming for harm: {row['judge'][0]:g} % of the"
+                f" contrast rows ({stage})."
+            )
+    for name, row_name, figure in _HEADLINES:
+        for row in scores["tables"].get(name, ()):
+            same = (row["row"], row["figure"]) == (row_name, figure)
+            if same and row["lead"] is not None and (row["lead"][1] or 0) <= 0:
+                place = f"{row_name}, {figure} ({row['where']})"
+                yield f"does not clearly beat the control: {place}."
+    if scores["control"] is None:
+        yield "was not measured beside a control: style may account for any figure here."
+    blind = sum(scores["unknown"].values())
+    if blind:
+        reasons = ", ".join(f"{name} {count}" for name, count in scores["reasons"].items())
+        yield f"could not tell about {blind} rows of dev ({reasons})."
+
+
+def _natural_unsafe(scores: Scores) -> int:
+    return sum(
+        int(row[1])
+        for name, row in scores["trained on"].items()
+        if name.endswith(", reasoning")
+        and "+revoiced" not in name
+        and not str(row[0]).endswith("(written for mlrm-guard)")
+    )
+
+
+def _row(scores: Scores, name: str, where: str, row: str, figure: str) -> Mapping[str, Any] | None:
+    for found in scores["tables"].get(name, ()):
+        if (found["where"], found["row"], found["figure"]) == (where, row, figure):
+            return dict(found)
+    return None
+
+
+# --- data ---
+
+
+def _data(builds: Mapping[str, Scores]) -> str:
+    licences = "".join(
+        f"- `{licence}`: {'in' if taken else 'out'} — {why}\n"
+        for licence, (taken, why) in LICENCES.items()
+    )
+    return "\n".join(
+        (
+            "## Data and how it was made\n",
+            _columns("", builds, _facts),
+            "What the release build may use; a licence not listed is out:\n",
+            licences,
+            "Rows in training by licence, then unsafe / safe by source and stage. `:read`: steps"
+            " whose label was read.\n",
+            _columns("licence", builds, _licence_cells),
+            _columns("source, stage (licence)", builds, _row_cells),
+        )
+    )
+
+
+def _facts(scores: Scores) -> Cells:
+    digests = ", ".join(f"{name} {value[:8]}" for name, value in scores["data"].items())
+    thinned = ", ".join(f"{source} 1 in {part}" for source, part in scores["thinned"].items())
+    trained = scores["about"].get("command")
+    return {
+        "judge": str(scores["judge"]),
+        "control": str(scores["control"] or "none"),
+        **({"trained by": f"`{trained}`"} if trained else {}),
+        "training seed": str(scores["about"].get("seed", "–")),
+        "training seconds": str(scores["about"].get("seconds", "–")),
+        "measured by": f"`{scores['command']}`",
+        "measuring seconds": str(scores.get("seconds", "–")),
+        "passages scored": str(scores["passages"]),
+        "thinned: generations of": thinned,
+        "group folds": str(scores["group folds"]),
+        "unknown rows of dev": ", ".join(f"{k} {v}" for k, v in scores["unknown"].items() if v)
+        or "none",
+        "data files (SHA-256, first digits)": digests,
+    }
+
+
+def _licence_cells(scores: Scores) -> Cells:
+    counts: Counter[str] = Counter()
+    for licence, unsafe, safe in scores["trained on"].values():
+        counts[licence] += unsafe + safe
+    return {licence: str(count) for licence, count in sorted(counts.items())}
+
+
+def _row_cells(scores: Scores) -> Cells:
+    return {
+        f"{name} ({str(row[0]).split(' (', maxsplit=1)[0]})": f"{row[1]} / {row[2]}"
+        for name, row in scores["trained on"].items()
+    }

@@ -1,0 +1,118 @@
+"""The card says what the score files say, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from monitors.measure.card import render_card
+
+
+def row(name: str, figure: str, judge: float, control: float | None = None) -> dict[str, Any]:
+    """With intervals of one point to either side."""
+    lead = None if control is None else [judge - control, judge - control - 1, judge - control + 1]
+    return {
+        "where": "dev",
+        "row": name,
+        "rows": "10 / 20",
+        "figure": figure,
+        "unit": "%",
+        "judge": [judge, judge - 1, judge + 1],
+        "control": None if control is None else [control, control, control],
+        "lead": lead,
+    }
+
+
+def scores(build: str, **changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "format": 1,
+        "judge": f"embedded@{build}",
+        "build": build,
+        "left out": None,
+        "control": "embedded@voice",
+        "command": "mlrm-guard judge measure --data DIR",
+        "seed": 0,
+        "notes": [],
+        "data": {"dev.jsonl.gz": "0123456789abcdef"},
+        "passages": 7,
+        "thinned": {"p07_math": 4},
+        "group folds": "not measured",
+        "about": {"seed": 3},
+        "trained on": {"told, input": ["MIT", 30, 40], "pairs:read, reasoning": ["Own", 5, 6]},
+        "sources": ["told", "khalaf_r1", "khalaf_r1:read", "pairs:read"],
+        "unknown": {"input, safe": 0},
+        "reasons": {},
+        "tables": {
+            "read": [row("khalaf_r1, traces", "AUROC, mean of top 3 steps", 80, 60)],
+            "stages": [row("input", "AUROC", 90, 89.5)],
+            "contrast": [row("input: contrast", "false alarms at 0.5", 20)],
+        },
+        "seconds": 5,
+    }
+    return copy.deepcopy(made | changes)
+
+
+def test_builds_stand_side_by_side_and_controls_in_brackets() -> None:
+    research = scores("research")
+    research["trained on"]["khalaf_r1:read, reasoning"] = ["none-stated", 3, 4]
+    del research["tables"]["stages"]
+    card = render_card([research, scores("release")])
+    assert "|  | rows | figure | release | research |" in card
+    assert (
+        "| khalaf_r1, traces | 10 / 20 | AUROC, mean of top 3 steps"
+        " | 80 (79 to 81) [60]† | 80 (79 to 81) [60] |" in card
+    )
+    assert "| input | 10 / 20 | AUROC | 90 (89 to 91) [89.5] | – |" in card
+    assert "`release` learned nothing of: khalaf_r1." in card
+    assert card == render_card([scores("release"), research])
+
+
+def test_the_controls_lead() -> None:
+    heads = [line for line in render_card([scores("release")]).splitlines() if line[:1] == "#"]
+    assert heads[:3] == [
+        "# Model card: embedded@release (release)",
+        "## Controls that style cannot pass",
+        "### Every headline beside the control",
+    ]
+
+
+def test_a_lead_is_clear_or_it_is_none() -> None:
+    card = render_card([scores("release")])
+    assert "| 80 (79 to 81) [60]† | 20 (19 to 21) |" in card
+    assert "| 90 (89 to 91) [89.5] | 0.5 (-0.5 to 1.5), no clear lead |" in card
+    assert "does not clearly beat the control: input, AUROC (dev)." in card
+    assert "beat the control: khalaf_r1" not in card
+
+
+def test_what_it_cannot_do_follows_from_the_figures() -> None:
+    card = render_card([scores("release", unknown={"input, safe": 3}, reasons={"unreadable": 3})])
+    assert "20 % of the contrast rows (input)" in card
+    assert "could not tell about 3 rows of dev (unreadable 3)" in card
+    better = scores("release")
+    better["tables"]["contrast"] = [row("input: contrast", "false alarms at 0.5", 10)]
+    card = render_card([better])
+    assert "of the contrast rows" not in card
+    assert "could not tell" not in card
+    assert "not measured beside a control" in render_card([scores("release", control=None)])
+
+
+def test_a_source_left_out_stands_beside_its_build() -> None:
+    held = scores("research", **{"left out": "khalaf_r1"})
+    held["tables"]["read"][0]["judge"] = [71, 70, 72]
+    card = render_card([scores("research"), held])
+    assert (
+        "| khalaf_r1, research: dev, khalaf_r1, traces | 10 / 20 | AUROC, mean of top 3 steps"
+        " | 80 (79 to 81) | 71 (70 to 72) |" in card
+    )
+    assert "|  | rows | figure | research |" in card  # no column of its own
+    assert "No build was trained" not in card
+
+
+def test_facts_and_notes() -> None:
+    about = {"seed": 3, "command": "mlrm-guard judge train --data DIR"}
+    card = render_card([scores("release", notes=["Dev was looked at twice."], about=about)])
+    assert "Dev was looked at twice." in card
+    assert "| trained by | `mlrm-guard judge train --data DIR` |" in card
+    assert "| told, input (MIT) | 30 / 40 |" in card
+    assert "| MIT | 70 |" in card
+    assert "dev.jsonl.gz 01234567" in card
