@@ -11,7 +11,7 @@ chosen on other data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import exp, fsum, lgamma, log, log1p
 
 _ROUNDS = 60  # of bisection: past the precision of a float between 0 and 1
@@ -23,12 +23,21 @@ def at_most(count: int, trials: int, rate: float) -> float:
         return 1.0
     if count < 0 or rate >= 1.0:
         return 0.0
-    hit, miss = log(rate), log1p(-rate)
-    every = lgamma(trials + 1)
-    return fsum(
-        exp(every - lgamma(k + 1) - lgamma(trials - k + 1) + k * hit + (trials - k) * miss)
-        for k in range(count + 1)
-    )
+    if count > trials * rate:
+        return 1.0 - fsum(_terms(trials - count - 1, trials, 1.0 - rate))
+    return fsum(_terms(count, trials, rate))
+
+
+def _terms(count: int, trials: int, rate: float) -> Iterator[float]:
+    """The probabilities of so many hits and of fewer, as far as they matter; below the mean, where
+    each is smaller than the one before it.
+    """
+    ways = lgamma(trials + 1) - lgamma(count + 1) - lgamma(trials - count + 1)
+    term = first = exp(ways + count * log(rate) + (trials - count) * log1p(-rate))
+    while count >= 0 and term > 1e-17 * first:
+        yield term
+        term *= count / (trials - count + 1) * (1.0 - rate) / rate
+        count -= 1
 
 
 def upper(count: int, trials: int, confidence: float) -> float:

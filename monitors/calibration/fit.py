@@ -343,10 +343,14 @@ def bounded(runs: Sequence[Run], target: Target, *, hard: bool) -> float:
         peaks = group_peaks(runs, hard=only_hard)
         found = max(found, threshold(peaks.values(), _allowed(peaks, target, hard=only_hard)))
         if found == inf:
-            stuck = sum(peak == inf for peak in peaks.values())
+            stuck = [run for run in runs if run.safe_peak == inf]
+            blind = sum(run.course.blind is not None for run in stuck)
+            worst = max(run.judged.generation.source for run in stuck)
             raise UserError(
-                f"{stuck} of {len(peaks)} groups alarm at any threshold: a judge could not tell, a "
-                "rule was certain, or a cap was reached; mend that, or raise --false-alarm-rate"
+                f"{sum(peak == inf for peak in peaks.values())} of {len(peaks)} groups (e.g. of "
+                f"{worst}) alarm at any threshold, too many for the rate: in {blind} generations a "
+                f"judge could not tell, in {len(stuck) - blind} a cap was reached or a rule was "
+                "certain; see on_unknown and caps in the policy, or raise --false-alarm-rate"
             )
     return found
 
@@ -535,7 +539,8 @@ def best(
         at = -inf
         for only_hard in (False, True) if hard else (False,):
             peaks = group_peaks(runs, hard=only_hard)
-            at = max(at, threshold(peaks.values(), int(target.rate * len(peaks))))
+            few = allowed(len(peaks), target.rate, target.confidence) or 0
+            at = max(at, threshold(peaks.values(), few))
         found = [outcome(run, at) for run in runs]
         held = sum(one.held_steps for one in found)
         scores.append((sum(one.in_time for one in found), -held))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
@@ -27,6 +27,7 @@ def test_the_ends() -> None:
     assert (at_most(-1, 10, 0.5), at_most(10, 10, 0.5), at_most(3, 10, 1.0)) == (0.0, 1.0, 0.0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
 def test_as_scipy_says(trials: int, data: st.DataObject, confidence: float) -> None:
     count = data.draw(st.integers(0, trials))

@@ -16,7 +16,7 @@ from monitors.taxonomy import Stage
 from tests.monitors.calibration.sample import Reader, text
 from tests.playbook import policy
 
-GENERATION = Generation("g", "s", "g", "How?", text([10, 20, 30, 40]), text([5, 6]))
+GENERATION = Generation("g", "s", "g", "score 1", text([10, 20, 30, 40]), text([5, 6]))
 
 
 def run(judge: Judge, verdicts: VerdictFile) -> list[Judged]:
