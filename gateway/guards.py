@@ -28,7 +28,7 @@ from monitors.bugs import log_bug
 from monitors.errors import UserError
 from monitors.guard import Guard
 from monitors.judges.base import Judge, Passage
-from monitors.judges.build import build_panels
+from monitors.judges.build import build_panels, names_of
 from monitors.judges.memory import VerdictMemory
 from monitors.judges.panel import Panel
 from monitors.judges.service import JudgeService
@@ -82,6 +82,7 @@ def load_guard(settings: Settings, earlier: Loaded | None = None) -> Loaded:
     policy = settings.policy()
     known = earlier.packaged if earlier is not None else {}
     panels = build_panels(policy.judges, policy.rules, known=known)
+    policy = policy.judged_by(names_of(panels))
     for stage, panel in panels.items():  # fills caches; a judge that cannot judge must not start
         try:
             panel.score([Passage(stage, TRIAL, "A first request.")])

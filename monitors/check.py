@@ -29,7 +29,7 @@ from monitors.events import (
 from monitors.formats import SEPARATED
 from monitors.judges.base import Judge as AnyJudge
 from monitors.judges.base import Passage
-from monitors.judges.build import build_panels
+from monitors.judges.build import build_panels, names_of
 from monitors.policy import Policy
 from monitors.policy_file import load_policy
 from monitors.stream import GuardedStream
@@ -52,7 +52,8 @@ class Checker:
     def load(cls, policy: Path) -> Checker:
         """A policy file and its judges. Raises UserError for what cannot be used."""
         loaded = load_policy(policy)
-        return cls(loaded, build_panels(loaded.judges, loaded.rules))
+        panels = build_panels(loaded.judges, loaded.rules)
+        return cls(loaded.judged_by(names_of(panels)), panels)
 
     def check(self, *, prompt: str = "", reasoning: str = "", answer: str = "") -> Outcome:
         """What the policy decides on a generation with these texts; the strongest decision."""

@@ -2,7 +2,8 @@
 
 Theory. Each statistic is Page's cumulative sum (Page 1954, "Continuous inspection schemes") of the
 steps' log-likelihood ratios. A verdict's `unsafe` p is calibrated so that 0.5 is the operating
-point, hence logit(p) stands in for the ratio:
+point (by the judge, then by the policy's curves, where `mlrm-guard calibrate` fitted any), hence
+logit(p) stands in for the ratio:
 
     S <- max(0, S + clip(logit(p), -c, +c) - d)          all in nats
 
@@ -22,12 +23,12 @@ The request's passages are weighed one by one instead (`weigh_input`): there is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf, log
 from typing import NamedTuple
 
 from monitors.judges.base import Verdict
-from monitors.policy import Key, Policy
+from monitors.policy import Curve, Key, Policy
 from monitors.taxonomy import Action, Scenario, Stage
 
 
@@ -75,12 +76,8 @@ class Evidence:
             self._stage = stage
         harm = 0.0
         scores: dict[Key, float] = {}
-        for unsafe, scenarios in _opinions(verdict):
-            nameless = max(0.0, unsafe - sum(scenarios.values()))
-            own = dict[Key, float]([(None, nameless), *scenarios.items()])
-            tolerated = sum(p for s, p in own.items() if not self._acts(s, stage))
-            mostly = 2.0 * tolerated > unsafe
-            harm = max(harm, unsafe - tolerated * mostly)
+        for counted, own in self._weighed(verdict, stage):
+            harm = max(harm, counted)
             for key, score in own.items():
                 scores[key] = max(score, scores.get(key, 0.0))
         self._any = self._step(self._any, harm)
@@ -100,7 +97,8 @@ class Evidence:
         """Whether this verdict, were it a true step's, leaves evidence at its floor."""
         if verdict.unsafe is None or not self.at_floor(stage):
             return False
-        return self._step(0.0, verdict.unsafe) == 0.0
+        unsafe = max(unsafe for unsafe, _ in _corrected(self._policy, verdict, stage))
+        return self._step(0.0, unsafe) == 0.0
 
     def at_floor(self, stage: Stage) -> bool:
         """Whether every statistic that can intervene at this stage is at its floor."""
@@ -126,6 +124,26 @@ class Evidence:
                 best = (action, scenario)
         return best
 
+    def pressure(self, stage: Stage) -> float:
+        """The highest statistic that can intervene, as a share of its threshold: 1 crosses it.
+
+        No threshold moves a statistic, so with all thresholds k times as high, k crosses.
+        """
+        policy = self._policy
+        highest = 0.0
+        if self._any > 0.0:
+            leader = self._leader(stage)
+            if self._acts(leader, stage):
+                highest = self._any / policy.threshold(leader, stage)
+        for scenario, level in self._per.items():
+            if self._acts(scenario, stage):
+                highest = max(highest, level / policy.threshold(scenario, stage))
+        return highest
+
+    def harm(self, verdict: Verdict, stage: Stage) -> float:
+        """The probability by which `any` takes in this verdict."""
+        return max((harm for harm, _ in self._weighed(verdict, stage)), default=0.0)
+
     def restart(self, scenario: Scenario | None, stage: Stage) -> None:
         """After a correction: evidence goes on at a share of the threshold, under the same name."""
         share = self._policy.evidence.restart
@@ -138,6 +156,15 @@ class Evidence:
         self._any = 0.0
         self._per.clear()
         self._mass.clear()
+
+    def _weighed(self, verdict: Verdict, stage: Stage) -> Iterator[tuple[float, dict[Key, float]]]:
+        """Of each who could tell: what of the harm `any` counts, and the scores by name."""
+        for unsafe, scenarios in _corrected(self._policy, verdict, stage):
+            nameless = max(0.0, unsafe - sum(scenarios.values()))
+            own = dict[Key, float]([(None, nameless), *scenarios.items()])
+            tolerated = sum(p for s, p in own.items() if not self._acts(s, stage))
+            mostly = 2.0 * tolerated > unsafe
+            yield unsafe - tolerated * mostly, own
 
     def _leader(self, stage: Stage) -> Scenario | None:
         acting = {s: m for s, m in self._mass.items() if self._acts(s, stage)}
@@ -171,6 +198,7 @@ def weigh_input(policy: Policy, verdicts: Iterable[Verdict]) -> Decision:
     return strongest
 
 
+_UNCHANGED = Curve()
 _STOPS = (Action.CORRECT, Action.REFUSE)  # to prime lets the text pass that nobody could read
 
 
@@ -178,6 +206,29 @@ def _opinions(verdict: Verdict) -> list[tuple[float, Mapping[Scenario, float]]]:
     """The scores of each who could tell."""
     parts = verdict.parts or (verdict,)
     return [(part.unsafe, part.scenarios) for part in parts if part.unsafe is not None]
+
+
+def _corrected(
+    policy: Policy, verdict: Verdict, stage: Stage
+) -> list[tuple[float, Mapping[Scenario, float]]]:
+    """The opinions, with the probabilities that calibration made of the judge's.
+
+    Scenarios keep their shares of the whole, then follow curves of their own, up to the whole.
+    """
+    opinions, curves = _opinions(verdict), policy.curves
+    if not curves:
+        return opinions
+    overall = curves.get((None, stage), _UNCHANGED)
+    found: list[tuple[float, Mapping[Scenario, float]]] = []
+    for unsafe, scenarios in opinions:
+        whole = overall(unsafe)
+        share = whole / unsafe if unsafe > 0.0 else 1.0
+        own = {
+            s: p if p >= 1.0 else min(whole, curves.get((s, stage), _UNCHANGED)(share * p))
+            for s, p in scenarios.items()
+        }
+        found.append((whole, own))
+    return found
 
 
 def _blind(policy: Policy, verdict: Verdict, stage: Stage) -> Verdict | None:

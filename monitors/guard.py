@@ -42,7 +42,7 @@ from monitors.events import (
 from monitors.formats import AUTO, Format
 from monitors.generation import Deltas, Generation, Leg, Shown
 from monitors.judges.base import Passage
-from monitors.judges.build import build_panels
+from monitors.judges.build import build_panels, names_of
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.policy_file import load_policy
@@ -70,6 +70,7 @@ async def open_guard(policy: Policy | Path) -> AsyncIterator[Guard]:
     if isinstance(policy, Path):
         policy = await asyncio.to_thread(load_policy, policy)
     panels = await asyncio.to_thread(build_panels, policy.judges, policy.rules)
+    policy = policy.judged_by(names_of(panels))
     async with JudgeService(panels, timeout=policy.limits.judge_timeout_seconds) as judges:
         yield Guard(policy, judges)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from math import exp, log
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
@@ -192,6 +193,69 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """A monotone correction of a judge's probabilities: logit(p') = slope * logit(p) + offset.
+
+    Certainty, and p = 0, stay what they are.
+    """
+
+    __pydantic_config__ = _SECTION
+
+    slope: Annotated[float, Field(ge=0.01, le=100.0, description="Factor of the logit.")] = 1.0
+    offset: Annotated[float, Field(ge=-20.0, le=20.0, description="Nats that are added to it.")] = (
+        0.0
+    )
+
+    def __call__(self, probability: float) -> float:
+        """The corrected probability."""
+        if not 0.0 < probability < 1.0:
+            return probability
+        logit = self.slope * log(probability / (1.0 - probability)) + self.offset
+        return 1.0 / (1.0 + exp(-min(30.0, max(-30.0, logit))))  # 30: short of certainty
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What was shown of false alarms: at most `rate`, with the confidence of the calibration."""
+
+    __pydantic_config__ = _SECTION
+
+    generations: Annotated[
+        int, Field(ge=1, le=10**9, description="Generations, those of one group counted as one.")
+    ]
+    alarms: Annotated[int, Field(ge=0, le=10**9, description="False alarms among them.")]
+    rate: Annotated[
+        float, Field(ge=0.0, le=1.0, description="Upper bound of their share (Clopper-Pearson).")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file that a policy was calibrated with."""
+
+    __pydantic_config__ = _SECTION
+
+    file: Annotated[str, Field(min_length=1, max_length=1000, description="Its name.")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="Its digest.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What `mlrm-guard calibrate` found, and for which judges and values it holds."""
+
+    false_alarm_rate: float
+    confidence: float
+    judges: Mapping[Stage, str]
+    settings: str
+    bound: Bound
+    hard: Bound | None
+    hard_sources: tuple[str, ...]
+    date: str
+    line: int
+    """Where the file says so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where a value comes from: a place in the file and its line, or what is built in (no line)."""
 
@@ -254,6 +318,9 @@ class Policy:
     content: Mapping[str, Any] = field(repr=False)
     release: ReleaseMode = ReleaseMode.HOLD
     reply: Reply = Reply()
+    curves: Mapping[tuple[Key, Stage], Curve] = field(default_factory=dict)
+    """How probabilities are corrected; None: that of any harm. Left out: not at all."""
+    calibration: Calibration | None = None
 
     @property
     def label(self) -> str:
@@ -289,6 +356,22 @@ class Policy:
         content = {**self.content, "mode": mode.value}
         return replace(self, mode=mode, content=content, version=content_version(content))
 
+    def judged_by(self, names: Mapping[Stage, str]) -> Policy:
+        """This policy, with a warning where it was calibrated with other judges than these.
+
+        `names`: with their versions, as judges call themselves.
+        """
+        if self.calibration is None:
+            return self
+        warnings = tuple(
+            f"{self.file}:{self.calibration.line}: calibrated.judges.{stage}: calibrated with "
+            f"{was}, judged by {names[stage]}: its false alarms are not known; "
+            "run `mlrm-guard calibrate` again"
+            for stage, was in self.calibration.judges.items()
+            if names.get(stage, was) != was
+        )
+        return replace(self, warnings=self.warnings + warnings)
+
     def with_judge(self, name: str) -> Policy:
         """This policy with all stages judged by that judge alone, or by a weight file (.npz).
 
@@ -316,6 +399,31 @@ class Policy:
         )
 
 
+def alarm_settings(policy: Policy) -> str:
+    """12 hex digits that change with whatever false alarms in thinking and answers depend on,
+    the judges' versions aside.
+    """
+    stages = (Stage.REASONING, Stage.ANSWER)
+    return content_version(
+        {
+            "evidence": asdict(policy.evidence),
+            "caps": asdict(policy.caps),
+            "rules": policy.content["rules"],
+            "judges": {stage: list(policy.judges[stage]) for stage in stages},
+            "unknown": {stage: policy.unknown_is_closed(stage) for stage in stages},
+            "curves": {
+                f"{key or 'any'} {stage}": asdict(curve)
+                for (key, stage), curve in policy.curves.items()
+            },
+            "cells": {
+                f"{key or 'default'} {stage}": [policy.action(key, stage), cell.threshold]
+                for (key, stage), cell in policy.cells.items()
+                if stage in stages
+            },
+        }
+    )
+
+
 def content_version(content: Mapping[str, Any]) -> str:
     """First 12 hex digits of the SHA-256 of the content's canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -333,6 +441,8 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
         ("action", f"{cell.action}  [{cell.action_from}]"),
         ("threshold", f"{cell.threshold:g} {unit}  [{cell.threshold_from}]"),
     ]
+    if stage is not Stage.INPUT:
+        rows += _calibrated(policy, scenario, stage)
     if cell.action is Action.PRIME:
         rows.append(("primed", "the model's thinking begins with the safety thought"))
     if cell.action is Action.CORRECT:
@@ -358,6 +468,32 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
     }
     lines = [f"  {name:<17}  {text}" for name, text in rows]
     return "\n".join([title, *lines, *notes.get(policy.mode, [])])
+
+
+def _calibrated(policy: Policy, scenario: Key, stage: Stage) -> list[tuple[str, str]]:
+    found = policy.calibration
+    if found is None:
+        return [("false alarms", "not calibrated (`mlrm-guard calibrate`)")]
+    of = f"with {found.judges[stage]}, {found.date}" if stage in found.judges else found.date
+    rows = [("false alarms", f"{_shown(found.bound, found)}  [calibrated, line {found.line}]")]
+    if found.hard is not None:
+        sources = ", ".join(found.hard_sources)
+        rows.append(("on the hard kind", f"{_shown(found.hard, found)} ({sources})"))
+    rows.append(("calibrated", of))
+    if found.settings != alarm_settings(policy):
+        rows.append(("but", "values were changed since: the bound holds no more"))
+    for key in dict.fromkeys((None, scenario)):
+        if curve := policy.curves.get((key, stage)):
+            text = f"{curve.slope:g} x logit {curve.offset:+g}"
+            rows.append((f"curve of {key or 'any'}", text))
+    return rows
+
+
+def _shown(bound: Bound, of: Calibration) -> str:
+    return (
+        f"at most {100 * bound.rate:.2g} % of generations at {100 * of.confidence:g} % confidence: "
+        f"{bound.alarms} in {bound.generations}"
+    )
 
 
 def _corrections(policy: Policy, stage: Stage) -> str:

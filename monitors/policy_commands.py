@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from monitors.errors import PolicyError
+from monitors.errors import PolicyError, UserError
 from monitors.guard_object import guard_schema
+from monitors.judges.build import build_panels, names_of
 from monitors.policy import Policy, explain
 from monitors.policy_file import load_policy, policy_schema
 from monitors.taxonomy import Scenario, Stage
@@ -34,7 +35,9 @@ def check(
     for file in files:
         try:
             checked = load_policy(file)
-        except PolicyError as error:
+            if checked.calibration is not None:  # only then does it matter which judges there are
+                checked = checked.judged_by(names_of(build_panels(checked.judges, checked.rules)))
+        except UserError as error:
             failed = True
             typer.echo(error, err=True)
             continue

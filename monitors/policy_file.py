@@ -20,7 +20,17 @@ from pydantic_core import ErrorDetails
 from monitors import wording
 from monitors.errors import PolicyError, UserError
 from monitors.judges.rules import Rule, RulesJudge
-from monitors.policy import Cell, Key, Policy, Source, Wording, content_version
+from monitors.policy import (
+    Calibration,
+    Cell,
+    Curve,
+    Key,
+    Policy,
+    Source,
+    Wording,
+    alarm_settings,
+    content_version,
+)
 from monitors.policy_models import CUSTOM, PolicyDocument, Row, Thresholds, policy_schema
 from monitors.policy_yaml import (
     MAX_BYTES,
@@ -40,8 +50,10 @@ BUILT_IN = Source("built in")
 DEFAULT_THRESHOLDS = {Stage.INPUT: 0.5, Stage.REASONING: 1.0, Stage.ANSWER: 1.4}
 """What holds where no row gives one: a probability at the input, nats after it."""
 
-_NEEDS_CALIBRATION = (
-    "needs calibration (`mlrm-guard calibrate`, a later version); give `threshold` in nats"
+_CALIBRATE = "`mlrm-guard calibrate --policy FILE --data FILES --false-alarm-rate R`"
+_RATE_IN_ROW = (
+    "stands once, at the top of the file, for the whole policy; a row has a `threshold` in nats, "
+    f"which {_CALIBRATE} sets"
 )
 
 
@@ -73,7 +85,12 @@ def parse_policy(text: str, filename: str) -> Policy:
     found = [(document.line(path), path, text) for path, text in _contradictions(model)]
     if found:
         raise PolicyError(_lines(filename, found))
-    return _build(model, document, filename)
+    policy = _build(model, document, filename)
+    if model.false_alarm_rate is not None and _outdated(policy):
+        path = ("false_alarm_rate",)
+        text = f"what was calibrated has been changed since; allowed: {_CALIBRATE}, or leave it out"
+        raise PolicyError(_lines(filename, [(document.line(path), path, text)]))
+    return policy
 
 
 # --- keys and values -------------------------------------------------------------------------
@@ -126,7 +143,7 @@ def _translate(
 
 def _unknown_key(key: str, known: dict[str, Any]) -> str:
     if key == "false_alarm_rate":
-        return _NEEDS_CALIBRATION
+        return _RATE_IN_ROW
     nearest = difflib.get_close_matches(key[:64], known, n=1)
     hint = f", did you mean `{nearest[0]}`?" if nearest else ""
     return f"unknown key{hint}; allowed: {', '.join(known)}"
@@ -227,6 +244,13 @@ def _contradictions(model: PolicyDocument) -> Iterator[tuple[Path, str]]:
     if model.evidence.drift >= model.evidence.clip:
         text = f"`drift` {model.evidence.drift:g} is not below `clip` {model.evidence.clip:g}"
         yield ("evidence", "drift"), f"{text}: evidence could never rise; allowed: less than `clip`"
+    if (rate := model.false_alarm_rate) is not None:
+        path = ("false_alarm_rate",)
+        if model.calibrated is None:
+            yield path, f"nothing proves it: there is no `calibrated` block; allowed: {_CALIBRATE}"
+        elif model.calibrated.false_alarm_rate > rate:
+            text = f"was calibrated to {model.calibrated.false_alarm_rate:g}"
+            yield path, f"{text}; allowed: that, or {_CALIBRATE}"
 
 
 def _bad_patterns(model: PolicyDocument, rules: list[Rule]) -> Iterator[tuple[Path, str]]:
@@ -264,6 +288,9 @@ def _doubts(model: PolicyDocument, policy: Policy) -> Iterator[tuple[Path, str]]
     for stage, judges in policy.judges.items():
         if judges == ("constant",):
             yield ("judges", stage.value), "`constant` looks at nothing; it is for tests"
+    if _outdated(policy):
+        text = "values were changed since: its bound holds no more"
+        yield ("calibrated",), f"{text}; run {_CALIBRATE}"
     if policy.correction.budget == 0 and any(
         cell.action is Action.CORRECT for cell in policy.cells.values()
     ):
@@ -275,6 +302,12 @@ def _doubts(model: PolicyDocument, policy: Policy) -> Iterator[tuple[Path, str]]
             text = "replaces the text that points people to help"
             yield _path(source), f"{text}; give `self_harm` its own `refusals.{language}`"
     yield from _unreachable(policy)
+
+
+def _outdated(policy: Policy) -> bool:
+    """Whether the values are not those that were calibrated."""
+    found = policy.calibration
+    return found is not None and found.settings != alarm_settings(policy)
 
 
 def _empty_promises(policy: Policy) -> Iterator[tuple[Path, str]]:
@@ -349,9 +382,38 @@ def _build(model: PolicyDocument, document: Document, file: str) -> Policy:
         overload_closed={s: getattr(model.on_overload, s) == "closed" for s in Stage},
         warnings=(),
         content=content,
+        curves=_curves(model),
+        calibration=_calibration(model, document),
     )
     warnings = sorted((document.line(path), path, text) for path, text in _doubts(model, policy))
     return replace(policy, warnings=tuple(problem(file, *parts) for parts in warnings))
+
+
+def _curves(model: PolicyDocument) -> dict[tuple[Key, Stage], Curve]:
+    found: dict[tuple[Key, Stage], Curve] = {}
+    for stage in (Stage.REASONING, Stage.ANSWER):
+        own = getattr(model.calibrated.curves, stage) if model.calibrated is not None else None
+        for key in (None, *Scenario):
+            if (curve := getattr(own, key or "any", None)) is not None:
+                found[key, stage] = curve
+    return found
+
+
+def _calibration(model: PolicyDocument, document: Document) -> Calibration | None:
+    if (found := model.calibrated) is None:
+        return None
+    judges = {Stage.REASONING: found.judges.reasoning, Stage.ANSWER: found.judges.answer}
+    return Calibration(
+        false_alarm_rate=found.false_alarm_rate,
+        confidence=found.confidence,
+        judges=judges,
+        settings=found.settings,
+        bound=found.bound,
+        hard=found.hard.bound if found.hard is not None else None,
+        hard_sources=tuple(found.hard.sources) if found.hard is not None else (),
+        date=found.date,
+        line=document.line(("calibrated",)),
+    )
 
 
 def _rows(model: PolicyDocument, key: Key) -> list[tuple[str, Row]]:

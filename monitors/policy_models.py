@@ -26,8 +26,11 @@ from pydantic_core import PydanticCustomError
 
 from monitors.judges.rules import Rule, literal
 from monitors.policy import (
+    Bound,
     Caps,
     Correction,
+    Curve,
+    DataFile,
     EvidenceParameters,
     Input,
     JudgeName,
@@ -252,6 +255,74 @@ class RuleEntry(_Section):
         )
 
 
+_CURVE_FIELDS: dict[str, Any] = {
+    "any": (Curve | _Absent, Field(default=None, description="That of any harm.")),
+    **{
+        scenario.value: (
+            Curve | _Absent,
+            Field(default=None, description=f"That of `{scenario}`, after the one of any harm."),
+        )
+        for scenario in Scenario
+    },
+}
+Curves = create_model(
+    "Curves",
+    __base__=_Section,
+    __doc__="How the judges' probabilities are corrected at a stage.",
+    **_CURVE_FIELDS,
+)
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
+class StageCurves(_Section):
+    """The curves of each calibrated stage."""
+
+    reasoning: Curves | _Absent = Field(  # type: ignore[valid-type]
+        default=None, description="Of the model's thinking."
+    )
+    answer: Curves | _Absent = Field(  # type: ignore[valid-type]
+        default=None, description="Of the model's answer."
+    )
+
+
+class JudgeVersions(_Section):
+    """The judges of a calibration, as records show them."""
+
+    reasoning: Name = Field(description="Judge of the model's thinking.")
+    answer: Name = Field(description="Judge of the model's answer.")
+
+
+class HardBound(_Section):
+    """What was shown on the sources that are hardest for a judge."""
+
+    sources: Annotated[list[Name], Field(min_length=1, max_length=100)] = Field(
+        description="Which they are."
+    )
+    bound: Bound = Field(description="What was shown.")
+
+
+class Calibrated(_Section):
+    """What `mlrm-guard calibrate` found. It writes this; do not edit it."""
+
+    false_alarm_rate: Probability = Field(description="The rate that was asked for.")
+    confidence: Probability = Field(description="How sure the bound is.")
+    judges: JudgeVersions = Field(description="Which judges it holds for.")
+    settings: Digest = Field(description="Digest of the values that it holds for.")
+    bound: Bound = Field(description="What was shown of false alarms per generation.")
+    hard: HardBound | _Absent = Field(default=None, description="The same, on the hard kind.")
+    curves: StageCurves = Field(
+        default=StageCurves(), description="How the judges' probabilities are corrected."
+    )
+    data: Annotated[list[DataFile], Field(min_length=1, max_length=100)] = Field(
+        description="The files that it was calibrated with."
+    )
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = Field(description="When.")
+    command: Annotated[str, Field(min_length=1, max_length=10_000)] = Field(
+        description="The command that did it."
+    )
+
+
 class PolicyDocument(_Section):
     """A policy of mlrm-guard: what to do at which evidence."""
 
@@ -300,6 +371,14 @@ class PolicyDocument(_Section):
         default=None,
         description="Refusal texts. Replaces the built-in ones of that language for all "
         "scenarios whose row has none of its own.",
+    )
+    false_alarm_rate: Probability | _Absent = Field(
+        default=None,
+        description="Share of generations that may be interrupted wrongly. It is a promise: only "
+        "with a `calibrated` block that proves it. Rows have a `threshold` instead.",
+    )
+    calibrated: Calibrated | _Absent = Field(
+        default=None, description="What `mlrm-guard calibrate` found."
     )
     scenarios: Scenarios = Field(  # type: ignore[valid-type]
         description="What to do about each kind of harm."

@@ -14,7 +14,7 @@ import typer
 from monitors.check import Checker
 from monitors.errors import TraceError
 from monitors.judges.base import Judge
-from monitors.judges.build import build_panels
+from monitors.judges.build import build_panels, names_of
 from monitors.policy import Policy
 from monitors.policy_file import load_policy
 from monitors.taxonomy import Action, Mode, Stage
@@ -56,6 +56,8 @@ def replay(
     if judge is not None:
         loaded = loaded.with_judge(judge)
     panels = build_panels(loaded.judges, loaded.rules)
+    for warning in loaded.judged_by(names_of(panels)).warnings[len(loaded.warnings) :]:
+        typer.echo(f"warning: {warning}", err=True)
     bad = 0
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -36,6 +36,11 @@ def build_judges(names: Sequence[str], rules: Sequence[Rule] = ()) -> dict[str, 
     return {name: make_judge(name, rules) for name in dict.fromkeys(names)}
 
 
+def names_of(panels: Mapping[Stage, Judge]) -> dict[Stage, str]:
+    """Name and version of each stage's judges."""
+    return {stage: panel.name for stage, panel in panels.items()}
+
+
 def build_panels(
     stages: Mapping[Stage, tuple[str, ...]],
     rules: Sequence[Rule] = (),

@@ -336,11 +336,18 @@ BAD: list[tuple[str, str, list[str]]] = [
     ),
     (
         "false alarm rates",
-        MINIMAL.replace("refuse}", "refuse, false_alarm_rate: 0.1}") + "false_alarm_rate: 0.01\n",
+        MINIMAL.replace("refuse}", "refuse, false_alarm_rate: 0.1}"),
         [
-            "p.yaml:2: scenarios.default.false_alarm_rate: needs calibration (`mlrm-guard "
-            "calibrate`, a later version); give `threshold` in nats",
-            "p.yaml:3: false_alarm_rate: needs calibration",
+            "p.yaml:2: scenarios.default.false_alarm_rate: stands once, at the top of the file, "
+            "for the whole policy; a row has a `threshold` in nats",
+        ],
+    ),
+    (
+        "a false alarm rate without proof",
+        MINIMAL + "false_alarm_rate: 0.01\n",
+        [
+            "p.yaml:3: false_alarm_rate: nothing proves it: there is no `calibrated` block; "
+            "allowed: `mlrm-guard calibrate",
         ],
     ),
     (

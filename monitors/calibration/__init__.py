@@ -1,0 +1,1 @@
+"""Calibration: thresholds from data, with a bound on false alarms (`mlrm-guard calibrate`)."""

@@ -1,0 +1,164 @@
+"""A calibrated policy: the file that was given, its comments kept, with other numbers."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.util import load_yaml_guess_indent
+
+from monitors.calibration.fit import Target
+from monitors.calibration.rows import File
+from monitors.errors import UserError
+from monitors.policy import Bound, Policy, alarm_settings
+from monitors.policy_file import DEFAULT_THRESHOLDS, parse_policy
+from monitors.taxonomy import Stage
+
+_RATE = re.compile(r"^false_alarm_rate:.*$", re.MULTILINE)
+_LEAST, _MOST = 0.1, 100.0  # nats that a policy may name
+_STAGES = (Stage.REASONING, Stage.ANSWER)
+_UNKNOWN_YET = "0" * 12
+
+
+@dataclass(slots=True, frozen=True)
+class Proof:
+    """What stands in the `calibrated` block beside the curves."""
+
+    target: Target
+    judges: Mapping[Stage, str]
+    bound: Bound | None
+    hard: Bound | None
+    hard_sources: Sequence[str]
+    files: Sequence[File]
+    date: str
+    command: str
+
+    def __post_init__(self) -> None:
+        if self.bound is None or any(bound.rate > self.target.rate for bound in self.bounds):
+            raise AssertionError("more false alarms than the fit allowed, though rounded up")
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """What was shown, on all and on the hard kind."""
+        return [bound for bound in (self.bound, self.hard) if bound is not None]
+
+
+def without_rate(text: str) -> str:
+    """A policy's text without the rate that it promises, which is about to be proved."""
+    return _RATE.sub("", text)
+
+
+def with_values(text: str, policy: Policy, factor: float) -> str:
+    """The text with the drift and clip of `policy` and with thresholds so many times as high.
+
+    Thresholds are rounded up. Raises UserError for one that no policy may name.
+    """
+    yaml, document = _read(text)
+    evidence = document.setdefault("evidence", CommentedMap())
+    evidence["drift"], evidence["clip"] = policy.evidence.drift, policy.evidence.clip
+    for name, row in document["scenarios"].items():
+        _scale(row, factor, whole=name == "default")
+    return _written(yaml, document)
+
+
+def with_proof(text: str, name: str, policy: Policy, proof: Proof) -> str:
+    """The text with the rate and the `calibrated` block, curves as in `policy`."""
+    yaml, document = _read(text)
+    for key in ("false_alarm_rate", "calibrated"):
+        document.pop(key, None)
+    document["calibrated"] = block = _block(policy, proof)
+    document.yaml_set_comment_before_after_key(
+        "calibrated", before="\nWritten by `mlrm-guard calibrate`. Calibrate again after a change."
+    )
+    block["settings"] = alarm_settings(parse_policy(_written(yaml, document), name))
+    document.insert(len(document) - 1, "false_alarm_rate", proof.target.rate)
+    return _written(yaml, document)
+
+
+def save(text: str, out: Path) -> None:
+    """Write a policy; the file appears whole or not at all."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(text: str) -> tuple[YAML, Any]:
+    _, indent, offset = load_yaml_guess_indent(text)
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000  # long lines stay long
+    yaml.indent(mapping=2, sequence=indent or 4, offset=2 if offset is None else offset)
+    return yaml, yaml.load(text)
+
+
+def _written(yaml: YAML, document: Any) -> str:
+    out = io.StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
+
+
+def _scale(row: Any, factor: float, *, whole: bool) -> None:
+    """Move a row's thresholds; `whole`: give it those that were built in, too."""
+    given = row.get("threshold")
+    if isinstance(given, int | float):
+        row["threshold"] = _times(given, factor)
+        return
+    if given is None and not whole:
+        return
+    stages = given if given is not None else row.setdefault("threshold", CommentedMap())
+    for stage in _STAGES:
+        if stage in stages or whole:
+            old = stages.get(stage.value, DEFAULT_THRESHOLDS[stage])
+            stages[stage.value] = _times(old, factor)
+
+
+def _times(threshold: float, factor: float) -> float:
+    found = max(_LEAST, ceil(float(threshold) * factor * 10_000) / 10_000)
+    if found > _MOST:
+        text = f"the data ask for {found:g} nats, a policy may name {_MOST:g} at most"
+        raise UserError(f"{text}: raise --false-alarm-rate, or look at the worst source")
+    return found
+
+
+def _block(policy: Policy, proof: Proof) -> CommentedMap:
+    block = CommentedMap(
+        false_alarm_rate=proof.target.rate,
+        confidence=proof.target.confidence,
+        judges=CommentedMap((stage.value, proof.judges[stage]) for stage in _STAGES),
+        settings=_UNKNOWN_YET,
+        bound=_bound(proof.bounds[0]),
+    )
+    if proof.hard is not None:
+        block["hard"] = CommentedMap(sources=list(proof.hard_sources), bound=_bound(proof.hard))
+    curves = CommentedMap()
+    for (key, stage), curve in policy.curves.items():
+        own = curves.setdefault(stage.value, CommentedMap())
+        own[key.value if key else "any"] = _flow(slope=curve.slope, offset=curve.offset)
+    if curves:
+        block["curves"] = curves
+    block["data"] = [_flow(file=file.name, sha256=file.sha256) for file in proof.files]
+    block["date"] = proof.date
+    block["command"] = proof.command
+    return block
+
+
+def _bound(bound: Bound) -> CommentedMap:
+    return _flow(generations=bound.generations, alarms=bound.alarms, rate=bound.rate)
+
+
+def _flow(**values: Any) -> CommentedMap:
+    mapping = CommentedMap(values)
+    mapping.fa.set_flow_style()
+    return mapping

@@ -1,0 +1,185 @@
+"""`mlrm-guard calibrate`: thresholds from labelled generations, with a bound on false alarms."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monitors.errors import UserError
+
+if TYPE_CHECKING:
+    from monitors.calibration.collect import Cut
+    from monitors.policy import Policy
+
+_EVERY_SECONDS = 10.0  # a line of progress, off a terminal
+_WIDTH = 132  # of tables, off a terminal
+
+
+def calibrate(
+    policy: Annotated[Path, typer.Option(help="Policy file (YAML); it stays as it is.")],
+    data: Annotated[
+        list[Path], typer.Option(help="Files of labelled generations (JSON lines, gzip by name).")
+    ],
+    false_alarm_rate: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Share of generations, e.g. 0.01.")
+    ],
+    more_data: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of --data.")
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999999, help="How sure the rate must be.")
+    ] = 0.95,
+    out: Annotated[
+        Path | None, typer.Option(help="Calibrated policy [default: POLICY.calibrated.yaml].")
+    ] = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(help="Keeps verdicts: a later run asks only for new ones."),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Overrides the judges of all stages.")] = None,
+    hard: Annotated[
+        list[str] | None,
+        typer.Option(help="Source of the hard kind, on which the rate must hold by itself."),
+    ] = None,
+    thinking: Annotated[
+        list[str] | None, typer.Option(help="Source that is thinking, although it is short.")
+    ] = None,
+    not_thinking: Annotated[
+        list[str] | None, typer.Option(help="Source to leave out: written solutions.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Leave out rows of another `split` than this.")
+    ] = None,
+    thresholds_only: Annotated[
+        bool, typer.Option(help="Keep curves, drift and clip; all data set the thresholds.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plot there, too (SVG).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
+) -> None:
+    """Fit a policy's evidence to data, so that its false alarms per generation are bounded.
+
+    An alarm before the onset of an unsafe generation is a false alarm, too. Generations of one
+    group count as one, tokens as four characters each. Lists of options are given by repeating
+    them, or separated by commas.
+    """
+    from rich.console import Console
+
+    from monitors.calibration import report
+    from monitors.calibration.collect import VerdictFile, judge_all
+    from monitors.calibration.fit import Run, Target, evidence_of, fit, outcome, shown
+    from monitors.calibration.rows import read_data
+    from monitors.calibration.write import Proof, save, with_proof, with_values, without_rate
+    from monitors.judges.build import build_panels
+    from monitors.policy_file import parse_policy
+
+    target = Target(false_alarm_rate, confidence)
+    path = out or policy.with_name(f"{policy.stem}.calibrated.yaml")
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    text = without_rate(_text_of(policy))
+    loaded = parse_policy(text, str(policy))
+    if judge is not None:
+        loaded = loaded.with_judge(judge)
+    _require_use(loaded)
+    panels = build_panels(loaded.judges, loaded.rules)
+    found = read_data(
+        [*data, *(more_data or ())],
+        split=split,
+        hard=_named(hard),
+        thinking=_named(thinking),
+        not_thinking=_named(not_thinking),
+    )
+    console.print(report.data_table(found))
+    with VerdictFile(verdicts) as known:
+        judged = judge_all(loaded, panels, found.generations, known, _progress)
+    fitted = fit(loaded, judged, target, search=not thresholds_only, seed=seed, say=_say)
+
+    side = fitted.sides[0]
+    text = with_values(text, side.policy, side.factor)
+    # What is written is measured as it is written, rounded thresholds and all.
+    calibrated = replace(parse_policy(text, str(path)), curves=side.policy.curves)
+    runs = [Run(run.judged, evidence_of(calibrated)(run.judged)) for run in side.runs]
+    proof = Proof(
+        target,
+        {stage: panel.name for stage, panel in panels.items()},
+        shown(runs, 1.0, target),
+        shown(runs, 1.0, target, hard=True),
+        sorted({run.judged.generation.source for run in runs if run.judged.generation.hard}),
+        found.files,
+        datetime.now(UTC).date().isoformat(),
+        shlex.join(["mlrm-guard", *sys.argv[1:]]),
+    )
+    text = with_proof(text, str(path), calibrated, proof)
+    report.tell(console, fitted, [outcome(run, 1.0) for run in runs], proof.bounds, target)
+    save(text, path)
+    if plot is not None:
+        save(report.svg_plot(report.curve(fitted), target.rate, loaded.name), plot)
+    console.print(f"\nwritten: {path}, {parse_policy(text, str(path)).label}", soft_wrap=True)
+
+
+def _require_use(policy: Policy) -> None:
+    """Raise UserError for a policy in which there is nothing to calibrate."""
+    from monitors.taxonomy import Stage
+
+    if set(policy.judges[Stage.REASONING]) == {"constant"}:
+        raise UserError(
+            f"{policy.file}: judges.reasoning: `constant` looks at nothing; name a judge"
+        )
+    acting = any(
+        cell.action.intervenes
+        for (_, stage), cell in policy.cells.items()
+        if stage is Stage.REASONING
+    )
+    if not acting:
+        text = "no row corrects or refuses at `reasoning`, so no threshold matters"
+        raise UserError(f"{policy.file}: scenarios: {text}")
+
+
+def _text_of(path: Path) -> str:
+    """The text of a policy file that can be read; what is wrong with it is said when parsed."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"{path}: cannot be read: {why}") from error
+
+
+def _named(values: Sequence[str] | None) -> list[str]:
+    return [name for value in values or () for name in value.split(",") if name]
+
+
+def _say(text: str) -> None:
+    typer.echo(f"calibrating: {text}", err=True)
+
+
+def _progress(cuts: Sequence[list[Cut]]) -> Iterator[list[Cut]]:
+    """Yield the steps of each generation and show how far it is: a bar, off a terminal lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    total = sum(map(len, cuts))
+    if sys.stderr.isatty():
+        columns = ("judging", BarColumn(), MofNCompleteColumn(), "steps", TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("judging", total=total)
+            for steps in cuts:
+                yield steps
+                bar.advance(task, len(steps))
+        return
+    started = said = time.monotonic()
+    done = 0
+    for steps in cuts:
+        yield steps
+        done += len(steps)
+        now = time.monotonic()
+        if now - said >= _EVERY_SECONDS and done:
+            said = now
+            left = (now - started) / done * (total - done)
+            typer.echo(f"judging: {done} of {total} steps, {left:.0f} s left", err=True)

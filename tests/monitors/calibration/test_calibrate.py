@@ -1,0 +1,177 @@
+"""`mlrm-guard calibrate`, from files to a policy that runs as it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gateway.cli import command_line
+from monitors.check import Checker
+from monitors.errors import PolicyError, UserError
+from monitors.judges.base import Judge
+from monitors.policy import explain
+from monitors.policy_file import load_policy, parse_policy
+from monitors.taxonomy import Stage
+from tests.monitors.calibration.sample import Reader, rows, write
+
+POLICY = """\
+# A policy with comments.
+name: mine
+judges: {reasoning: [embedded]}
+scenarios:
+  # What holds everywhere.
+  default: {input: flag, reasoning: correct, answer: refuse, threshold: {reasoning: 2.0}}
+  fraud:
+    reasoning: refuse
+    threshold: 1.5    # stricter
+"""
+
+
+@pytest.fixture(autouse=True)
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    judge = Reader()
+
+    def panels(*_: object, **__: object) -> Mapping[Stage, Judge]:
+        return dict.fromkeys(Stage, judge)
+
+    monkeypatch.setattr("monitors.judges.build.build_panels", panels)
+    return judge
+
+
+def calibrate(tmp_path: Path, *options: str, text: str = POLICY, count: int = 240) -> Result:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(text, encoding="utf-8")
+    found = rows(count)
+    one = write(tmp_path / "one.jsonl", found[: count // 2])
+    two = write(tmp_path / "two.jsonl", found[count // 2 :])
+    arguments = ["calibrate", "--policy", str(policy), "--data", str(one), str(two)]
+    arguments += ["--false-alarm-rate", "0.05", *options]
+    return CliRunner().invoke(command_line(["calibrate"]), arguments)
+
+
+def written(tmp_path: Path) -> str:
+    return (tmp_path / "policy.calibrated.yaml").read_text(encoding="utf-8")
+
+
+def test_it_writes_a_policy_and_says_what_it_shows(tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    result = calibrate(tmp_path, "--plot", str(plot))
+    assert result.exit_code == 0, result.output
+    for text in ("120 traces", "false alarms at most", "worst source", "mean of 3 steps", "●"):
+        assert text in result.output or (text == "worst source" and "no source" in result.output)
+    assert plot.read_text().startswith("<svg")
+    assert (tmp_path / "policy.yaml").read_text() == POLICY  # as it was
+    text = written(tmp_path)
+    for kept in ("# A policy with comments.", "# What holds everywhere.", "# stricter"):
+        assert kept in text
+    policy = parse_policy(text, "p")
+    assert policy.warnings == ()
+    found = policy.calibration
+    assert found is not None
+    assert (found.false_alarm_rate, found.judges[Stage.REASONING]) == (0.05, "reader@1")
+    assert found.bound.rate <= 0.05
+    ratio = (
+        policy.threshold(None, Stage.REASONING)
+        / policy.cells[
+            next(key for key, _ in policy.cells if key == "fraud"), Stage.REASONING
+        ].threshold
+    )
+    assert ratio == pytest.approx(2.0 / 1.5, rel=0.01)
+
+
+def test_what_is_written_runs_as_it_was_measured(tmp_path: Path, reader: Reader) -> None:
+    assert calibrate(tmp_path, "--thresholds-only").exit_code == 0
+    policy = parse_policy(written(tmp_path), "p")
+    checker = Checker(policy, dict.fromkeys(Stage, reader))
+    alarms = detected = 0
+    for row in rows(240):
+        outcome = checker.check(reasoning=row["reasoning"])
+        stopped = outcome.action.intervenes
+        before = stopped and (outcome.alarm_char or 0) <= row.get("onset_char", 10**9)
+        alarms += before
+        detected += stopped and not before
+    assert policy.calibration is not None
+    assert alarms == policy.calibration.bound.alarms
+    assert policy.calibration.bound.generations == 240
+    assert detected >= 55
+
+
+def test_explain_shows_it_and_another_judge_is_warned_of(tmp_path: Path) -> None:
+    assert calibrate(tmp_path).exit_code == 0
+    policy = parse_policy(written(tmp_path), "p")
+    text = explain(policy, None, Stage.REASONING)
+    assert "at most" in text
+    assert "with reader@1" in text
+    names = dict.fromkeys(Stage, "reader@2")
+    (one, two) = policy.judged_by(names).warnings
+    assert "calibrated with reader@1, judged by reader@2" in one
+    assert "calibrated.judges.answer" in two
+    assert policy.judged_by(dict.fromkeys(Stage, "reader@1")).warnings == ()
+
+
+def test_a_rate_is_a_promise_that_a_later_edit_breaks(tmp_path: Path) -> None:
+    assert calibrate(tmp_path).exit_code == 0
+    edited = written(tmp_path).replace("clip:", "restart: 0.4\n  clip:")
+    with pytest.raises(PolicyError, match="false_alarm_rate: what was calibrated has been changed"):
+        parse_policy(edited, "p")
+    (warning,) = parse_policy(edited.replace("\nfalse_alarm_rate: 0.05\n", "\n", 1), "p").warnings
+    assert "calibrated: values were changed since" in warning
+    with pytest.raises(PolicyError, match=r"was calibrated to 0\.05"):
+        parse_policy(
+            written(tmp_path).replace("\nfalse_alarm_rate: 0.05", "\nfalse_alarm_rate: 0.01"), "p"
+        )
+
+
+def test_calibrating_again_replaces_what_was_found(tmp_path: Path) -> None:
+    assert calibrate(tmp_path).exit_code == 0
+    first = written(tmp_path)
+    assert calibrate(tmp_path, text=first).exit_code == 0
+    assert written(tmp_path).count("calibrated:") == 1
+    assert load_policy(tmp_path / "policy.calibrated.yaml").calibration is not None
+
+
+def test_the_input_is_overwritten_only_by_its_name(tmp_path: Path) -> None:
+    assert calibrate(tmp_path, "--out", str(tmp_path / "policy.yaml")).exit_code == 0
+    assert "calibrated:" in (tmp_path / "policy.yaml").read_text()
+
+
+def test_a_promised_rate_may_be_proved_later(tmp_path: Path) -> None:
+    text = POLICY.replace("name: mine\n", "name: mine\nfalse_alarm_rate: 0.01\n")
+    assert calibrate(tmp_path, text=text).exit_code == 0
+    assert parse_policy(written(tmp_path), "p").content["false_alarm_rate"] == 0.05
+
+
+def problem(result: Result) -> str:
+    assert isinstance(result.exception, UserError), result.output
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"text": POLICY.replace("[embedded]", "[constant]")}, "`constant` looks at nothing"),
+        (
+            {"text": POLICY.replace("correct", "flag").replace("refuse\n", "flag\n")},
+            "no row correct",
+        ),
+        ({"text": POLICY + "x: 1\n"}, "policy.yaml:10: x: unknown key"),
+        ({"count": 40}, "groups of safe generations cannot show"),
+    ],
+)
+def test_what_cannot_be_calibrated(
+    tmp_path: Path, changes: Mapping[str, Any], expected: str
+) -> None:
+    assert expected in problem(calibrate(tmp_path, **changes))
+    assert not (tmp_path / "policy.calibrated.yaml").exists()
+
+
+def test_a_judge_is_asked_once_where_verdicts_are_kept(tmp_path: Path, reader: Reader) -> None:
+    options = ("--verdicts", str(tmp_path / "v.jsonl"))
+    assert calibrate(tmp_path, *options).exit_code == 0
+    asked = len(reader.asked)
+    assert calibrate(tmp_path, *options).exit_code == 0
+    assert len(reader.asked) == asked

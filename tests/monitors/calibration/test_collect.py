@@ -1,0 +1,111 @@
+"""Judging: the steps and passages of a live stream, each asked for once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from monitors.calibration.collect import Judged, VerdictFile, cut, judge_all
+from monitors.calibration.rows import Generation
+from monitors.check import Checker
+from monitors.errors import UserError
+from monitors.judges.base import Judge, Passage, Verdict
+from monitors.taxonomy import Stage
+from tests.monitors.calibration.sample import Reader, text
+from tests.playbook import policy
+
+GENERATION = Generation("g", "s", "g", "score 1", text([10, 20, 30, 40]), text([5, 6]))
+
+
+def run(judge: Judge, verdicts: VerdictFile) -> list[Judged]:
+    panels = dict.fromkeys(Stage, judge)
+    return judge_all(policy(), panels, [GENERATION], verdicts, lambda cuts: cuts)
+
+
+def test_passages_are_those_of_a_live_stream() -> None:
+    live = Reader()
+    Checker(policy(), dict.fromkeys(Stage, live)).run(
+        GENERATION.prompt, GENERATION.reasoning, GENERATION.answer
+    )
+    steps = cut(policy(), GENERATION)
+    assert [step.passage for step in steps] == live.asked[1:]  # the first is the request
+    assert "".join(
+        (GENERATION.reasoning + GENERATION.answer)[step.start : step.end] for step in steps
+    ) == (GENERATION.reasoning + GENERATION.answer)
+
+
+def test_a_decision_of_the_stream_does_not_end_the_steps() -> None:
+    hot = Generation("g", "s", "g", "How?", text([99] * 30))
+    assert len(cut(policy(), hot)) == 30
+
+
+def test_each_step_gets_its_verdict() -> None:
+    with VerdictFile() as verdicts:
+        (found,) = run(Reader(), verdicts)
+    assert [step.verdict.unsafe for step in found.steps] == [0.1, 0.2, 0.3, 0.4, 0.05, 0.06]
+    assert [step.stage for step in found.steps][3:5] == [Stage.REASONING, Stage.ANSWER]
+
+
+def test_a_later_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    first, second = Reader(), Reader()
+    with VerdictFile(path) as verdicts:
+        before = run(first, verdicts)
+    assert len(first.asked) == 6
+    data = path.read_bytes()
+    assert b"sentence" not in data  # no text is kept
+    path.write_bytes(data[:-20])  # killed while it wrote
+    with VerdictFile(path) as verdicts:
+        after = run(second, verdicts)
+    assert len(second.asked) == 1
+    assert after == before
+    with VerdictFile(path) as verdicts:
+        assert len(verdicts) == 6
+
+
+def test_another_judge_is_asked_anew(tmp_path: Path) -> None:
+    class Other(Reader):
+        name = "other@1"
+
+    other = Other()
+    for judge in (Reader(), other):
+        with VerdictFile(tmp_path / "v") as verdicts:
+            run(judge, verdicts)
+    assert len(other.asked) == 6
+
+
+def test_parts_are_kept(tmp_path: Path) -> None:
+    class Double:
+        name = "double"
+
+        def score(self, passages: Sequence[Passage]) -> list[Verdict]:
+            parts = [Verdict(0.2, "a"), Verdict.of_unknown("b", "unreadable")]
+            return [Verdict(0.2, "double", parts=tuple(parts)) for _ in passages]
+
+    for _ in range(2):
+        with VerdictFile(tmp_path / "v") as verdicts:
+            (found,) = run(Double(), verdicts)
+    assert found.steps[0].verdict.parts[1].reason == "unreadable"
+
+
+def test_a_judge_that_fails_is_named_and_what_it_said_is_kept(tmp_path: Path) -> None:
+    class Failing(Reader):
+        def score(self, passages: Sequence[Passage]) -> list[Verdict]:
+            if passages[0].stage is Stage.ANSWER:
+                raise OSError("gone")
+            return super().score(passages)
+
+    with VerdictFile(tmp_path / "v") as verdicts, pytest.raises(UserError) as error:
+        run(Failing(), verdicts)
+    assert "judge reader@1 failed on a step (OSError)" in str(error.value)
+    with VerdictFile(tmp_path / "v") as verdicts:
+        assert len(verdicts) == 4
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    path.write_text('{"id": 1}\n')
+    with pytest.raises(UserError, match="v:1: is not a row of verdicts"), VerdictFile(path):
+        pass
