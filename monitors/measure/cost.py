@@ -15,7 +15,7 @@ import numpy as np
 
 from monitors.judges.base import Judge, Passage
 from monitors.judges.build import make_judge
-from monitors.judges.embedded import RELEASE_FILE
+from monitors.judges.judge_file import RELEASE_FILE
 from monitors.measure.figures import Vector, share
 from monitors.measure.scoring import Calibrating, Ranking, Tiered
 from monitors.measure.stream import Cell

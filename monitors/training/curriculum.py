@@ -119,7 +119,7 @@ def _of_stage(pools: _Pools, stage: Stage, count: int, draw: random.Random) -> I
 def _bag(example: Example, draw: random.Random) -> Bag:
     """A long answer comes, half of the time, as steps, as it does in a stream."""
     passage = example.passage
-    passages = (passage,)
+    passages: tuple[Passage, ...] = (passage,)
     if passage.stage is Stage.ANSWER and len(passage.text) > _LONG_ANSWER and draw.random() < 0.5:
         passages = _some_steps(passage, draw)
     return Bag(passages, passage.stage, example.unsafe, example.scenario, example.stance)

@@ -85,7 +85,7 @@ def grid(examples: Iterable[Example], count: int, seed: int) -> Iterator[Example
 def _step(asked: Example, stance: Stance, draw: random.Random) -> Example:
     request = asked.passage.text.strip()
     template = draw.choice(_TEMPLATES[stance])
-    earlier = ()
+    earlier: tuple[str, ...] = ()
     if draw.random() < 0.5 and "{asked}" not in template:
         opening = draw.choice(_TEMPLATES["weighing"]).format(asked=request)
         earlier = (opening,)

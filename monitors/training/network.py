@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertModel
+from transformers.utils import logging
 
 from monitors.errors import UserError
 from monitors.judges.base import Passage
@@ -83,6 +84,8 @@ def layout() -> Layout:
 def new_encoder(seed: int) -> Encoder:
     """The pretrained encoder with fresh heads."""
     torch.manual_seed(seed)
+    logging.set_verbosity_error()  # its report on heads that nobody asked for
+    logging.disable_progress_bar()
     bert = BertModel.from_pretrained(
         pretrained_folder(),
         add_pooling_layer=False,
@@ -131,7 +134,7 @@ def learn(
         with torch.autocast(device.type, torch.bfloat16):
             logits = _forward(encoder, batches[at].pieces, device)
         loss = _loss(logits.float(), batches[at])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -190,7 +190,8 @@ class Kept:
         path = self.folder / f"{name}.pt"
         if path.exists():
             encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            return encoder.eval()
+            encoder.eval()
+            return encoder
         self.folder.mkdir(parents=True, exist_ok=True)
         if start is not None:
             encoder.load_state_dict(start.state_dict())
