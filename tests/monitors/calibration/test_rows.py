@@ -46,7 +46,7 @@ def test_a_safe_trace_counts_whole_and_its_answer_where_it_is_called_safe(tmp_pa
 
 
 def test_labels_overrule_and_are_found_by_id(tmp_path: Path) -> None:
-    labels = [
+    labels: list[dict[str, Any]] = [
         {"id": "t", "unsafe_reasoning": 1, "onset_char": 7},
         {"id": "u", "unsafe_reasoning": None},
         {"id": "gone", "unsafe_reasoning": 0},
