@@ -498,28 +498,44 @@ def fit(
         runs = [Run(judged, statistic(judged)) for judged in sample]
         return Fit([Side(policy, _factor(runs, target, hard=hard), runs, [])], {})
     one, two = halves(sample, seed)
-    sides: list[Side] = []
-    rivals: dict[str, list[Outcome]] = defaultdict(list)
-    for chooses, bounds in ((one, two), (two, one)):
-        say(f"half {len(sides) + 1} of 2: curves, drift and clip")
-        curves, notes = fit_curves(chooses, hard=hard)
-        curved = replace(policy, curves=curves)
-        pairs = [(drift, clip) for drift in DRIFTS for clip in CLIPS if drift < clip]
-        candidates = [curved, *(_with(curved, *pair) for pair in pairs)]  # the policy's own first
-        chosen, _ = best(
-            [(candidate, evidence_of(candidate)) for candidate in candidates], chooses, target, hard
-        )
-        runs = [Run(judged, evidence_of(chosen)(judged)) for judged in bounds]
-        sides.append(Side(chosen, _factor(runs, target, hard=hard), runs, notes))
-        harms = {judged.generation.id: _harms(curved, judged) for judged in sample}
-        for name, variants in RIVALS.items():
-            say(f"half {len(sides)} of 2: {name}")
-            statistics = [(None, _series(harms, clip, shape)) for clip, shape in variants()]
-            _, statistic = best(statistics, chooses, target, hard)
-            own = [Run(judged, statistic(judged)) for judged in bounds]
-            at = bounded(own, target, hard=hard)
-            rivals[name] += [outcome(run, at) for run in own]
-    return Fit(sides, dict(rivals))
+    first, rivals = _side(policy, one, two, target, hard=hard, say=lambda s: say(f"1 of 2: {s}"))
+    try:  # only to measure the other half, too
+        second, more = _side(policy, two, one, target, hard=hard, say=lambda s: say(f"2 of 2: {s}"))
+    except UserError as error:
+        first.notes.append(f"one half of the data is not measured: {error}")
+        return Fit([first], rivals)
+    return Fit([first, second], {name: found + more[name] for name, found in rivals.items()})
+
+
+def _side(
+    policy: Policy,
+    chooses: Sequence[Judged],
+    bounds: Sequence[Judged],
+    target: Target,
+    *,
+    hard: bool,
+    say: Callable[[str], None],
+) -> tuple[Side, dict[str, list[Outcome]]]:
+    """What one half chooses and the other bounds; and so for the rivals."""
+    say("curves, drift and clip")
+    curves, notes = fit_curves(chooses, hard=hard)
+    curved = replace(policy, curves=curves)
+    pairs = [(drift, clip) for drift in DRIFTS for clip in CLIPS if drift < clip]
+    candidates = [curved, *(_with(curved, *pair) for pair in pairs)]  # the policy's own first
+    statistics = [(candidate, evidence_of(candidate)) for candidate in candidates]
+    chosen, statistic = best(statistics, chooses, target, hard)
+    runs = [Run(judged, statistic(judged)) for judged in bounds]
+    side = Side(chosen, _factor(runs, target, hard=hard), runs, notes)
+    harms = {judged.generation.id: _harms(curved, judged) for judged in (*chooses, *bounds)}
+    rivals: dict[str, list[Outcome]] = {}
+    for name, variants in RIVALS.items():
+        say(name)
+        shapes = [(None, _series(harms, clip, shape)) for clip, shape in variants()]
+        _, rival = best(shapes, chooses, target, hard)
+        own = [Run(judged, rival(judged)) for judged in bounds]
+        at = bounded(own, target, hard=hard)
+        rivals[name] = [outcome(run, at) for run in own]
+    return side, rivals
 
 
 def best(

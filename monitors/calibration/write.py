@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,10 @@ def _scale(row: Any, factor: float, *, whole: bool) -> None:
 
 
 def _times(threshold: float, factor: float) -> float:
-    found = max(_LEAST, ceil(float(threshold) * factor * 10_000) / 10_000)
+    # Strictly above: clipped steps give many generations the very same peak, which the factor just
+    # passes by less than this product can tell.
+    steps = floor(float(threshold) * factor * 10_000 + 1e-6) + 1
+    found = max(_LEAST, steps / 10_000)
     if found > _MOST:
         text = f"the data ask for {found:g} nats, a policy may name {_MOST:g} at most"
         raise UserError(f"{text}: raise --false-alarm-rate, or look at the worst source")

@@ -87,8 +87,10 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     found = []
     for at in range(count):
+        odd = rng.random() < 0.1
         scores = [rng.randint(2, 45) for _ in range(12)]
-        row: dict[str, Any] = {"id": f"r{at}", "prompt": "How?", "source": f"source{at % 2}"}
+        scores[2:4] = [rng.randint(75, 90) for _ in range(2)] if odd else scores[2:4]
+        row: dict[str, Any] = {"id": f"r{at}", "prompt": "How?", "source": f"source{at % 3}"}
         if at % 4 == 3:
             scores[6:] = [rng.randint(70, 97) for _ in range(6)]
             row["onset_char"] = onset(scores, 6)
