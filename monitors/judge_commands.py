@@ -58,6 +58,9 @@ def train(
 ) -> None:
     """Train and calibrate the embedded judge: hours on two cores, less on a GPU."""
     with _one_line_errors():
+        from monitors.training.corpus import check
+
+        check(data)
         try:
             from monitors.training.train import run  # torch: an extra, and slow to import
         except ModuleNotFoundError as error:

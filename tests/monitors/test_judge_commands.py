@@ -130,4 +130,4 @@ def test_unwritable_output(tmp_path: Path) -> None:
 
 def test_train_says_what_to_bring(tmp_path: Path) -> None:
     message = refusal("train", "--data", tmp_path, "--out", tmp_path / "x.npz")
-    assert "pairs.jsonl (paired safe and unsafe thinking)" in message
+    assert "labels.jsonl (onsets read in those generations)" in message

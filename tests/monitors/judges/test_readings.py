@@ -31,7 +31,7 @@ always never often together without another through during against children fami
 WORDS = TEXT.split()
 LONG = [word for word in WORDS if len(word) > 3]
 READER = Reader(WORDS)
-SENTENCES = st.lists(st.sampled_from(LONG), min_size=4, max_size=12, unique=True).map(" ".join)
+SENTENCES = st.lists(st.sampled_from(LONG), min_size=6, max_size=12, unique=True).map(" ".join)
 
 SIGNS = (
     ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- "

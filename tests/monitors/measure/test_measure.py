@@ -165,4 +165,4 @@ def test_voice_is_function_words_and_punctuation() -> None:
 
     text = "The Teapot, it’s 12 cups: don't spill!"
     shown = voice_only(Passage(Stage.ANSWER, text, request="Pour?", earlier=("Before.",)))
-    assert shown == Passage(Stage.ANSWER, "the , it's 0 : don't !")
+    assert shown == Passage(Stage.ANSWER, "the , it's 0 : don't !", earlier=("before .",))
