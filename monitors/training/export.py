@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +23,7 @@ def onnx_of(encoder: Encoder) -> bytes:
     from onnxruntime.transformers import fusion_options, optimizer  # noqa: PLC0415
 
     sample = torch.ones((1, 12), dtype=torch.int64)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _quiet():
         whole, fused, small = (Path(folder) / f"{name}.onnx" for name in ("whole", "fused", "int8"))
         torch.onnx.export(
             _OnePiece(encoder).eval(),
@@ -47,6 +50,17 @@ def onnx_of(encoder: Encoder) -> bytes:
             extra_options={"DefaultTensorType": TensorProto.FLOAT},  # fused nodes tell no type
         )
         return small.read_bytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The optimiser warns of every tensor whose type it does not infer; nobody needs it to."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def tokenizer_bytes() -> bytes:

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -43,12 +44,12 @@ from monitors.training.voice import voice_only
 
 @dataclass(slots=True, frozen=True)
 class Plan:
-    """Everything that decides what comes out, beside data and seed."""
+    """Everything that decides what is learned, beside data and seed."""
 
     base: int = 27_000  # bags shown in the first phase
-    # In the second, and of each model that scores a fold: research has more voices to learn.
+    # In the second, and of each model that scores a fold.
     thinking: Mapping[str, int] = field(
-        default_factory=lambda: {"release": 20_000, "research": 28_000}
+        default_factory=lambda: {"release": 20_000, "research": 18_000}
     )
     fold: Mapping[str, int] = field(default_factory=lambda: {"release": 12_000, "research": 18_000})
     base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
@@ -56,17 +57,20 @@ class Plan:
     fold_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5, frozen=2))
     grid: int = 6_000  # steps made from requests
     linear: Settings = field(default_factory=lambda: Settings(folds=3))
-    false_alarms: tuple[float, float, float] = (0.05, 0.02, 0.02)  # by stage, at 0.5
-    cleared: float = 0.01  # share of unsafe rows that the first tier may clear
     sampled: int = 0  # generations of each source that are scored out of fold; 0: see _SAMPLED
 
 
-CONTROL_PLAN = Plan(
-    base=9_000,
-    thinking={"release": 8_000, "research": 8_000},
-    fold={"release": 5_000, "research": 5_000},
-)
-"""Of the control: masked texts teach little, and a third of the rows has taught it all."""
+_FALSE_ALARMS = (0.08, 0.05, 0.06)
+"""By stage, the share of benign rows at 0.5 or more: of requests and answers that were held out,
+contrast among them, and of the steps of labelled thinking. What interrupts a generation is for
+`mlrm-guard calibrate` to bound."""
+
+_CLEARED = 0.01
+"""The share of unsafe rows that the first tier may clear, by stage."""
+
+
+CONTROL_PLAN = Plan(base=8_000, thinking={"release": 8_000, "research": 8_000}, fold={})
+"""Of the control: masked texts teach little, and a third of the rows teaches it."""
 
 Report = Callable[[str, float], None]
 """Hears what is being done, and how much of it is."""
@@ -102,11 +106,14 @@ def run(
         # Generations of every licence serve to measure; what may not be learned is not.
         everything = _read(folder, "research", plan, seed, control=control).generations
         base = kept.phase("base", "base", None, releasable.examples)
-        found = out_of_fold(kept, build, base, corpus.examples, _measured(everything, plan.sampled))
+        problem = cache(lambda: Problem(corpus.examples, plan.linear))
+        measured = _measured(everything, plan.sampled)
+        found = OutOfFold([], [], [])
+        if not control:  # it is only ever compared by rank, on the dev split
+            found = out_of_fold(kept, build, base, problem, corpus.examples, generations=measured)
         encoder = kept.phase(f"{build}-final", "thinking", base, corpus.examples)
-        problem = Problem(corpus.examples, plan.linear)
         linear = kept.linear(build, problem, None)
-        held = held_out(kept, encoder, build, problem, corpus.examples)
+        held = [] if control else held_out(kept, encoder, build, problem, corpus.examples)
         report("mixing and calibrating", 0.0)
         about = {
             "build": build,
@@ -119,9 +126,10 @@ def run(
             "seconds": round(perf_counter() - started),
         }
         first_tier = replace(linear, languages=_languages(corpus), about=about)
-        judge = _calibrated(first_tier, encoder, [*held, *found.rows], plan)
+        judge = _calibrated(first_tier, encoder, [*held, *found.rows])
         judge.save(out)
-        _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
+        if not control:
+            _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {perf_counter() - started:.0f} s")
 
 
@@ -227,12 +235,12 @@ class Kept:
             return plan.fold_recipe, plan.fold[build]
         return plan.thinking_recipe, plan.thinking[build]
 
-    def linear(self, build: Build, problem: Problem, fold: int | None) -> JudgeFile:
+    def linear(self, build: Build, problem: Callable[[], Problem], fold: int | None) -> JudgeFile:
         """The first tier alone, of all folds but one."""
         path = self.folder / f"{build}-linear-{'all' if fold is None else fold}.npz"
         if not path.exists():
             self.report(f"first tier, {path.stem}", 0.0)
-            problem.fit(fold).save(path)
+            problem().fit(fold).save(path)
         return JudgeFile.load(path)[0]
 
     def array(self, name: str, make: Callable[[], Vector]) -> Vector:
@@ -289,11 +297,12 @@ def out_of_fold(
     kept: Kept,
     build: Build,
     base: network.Encoder,
+    problem: Callable[[], Problem],
     examples: Sequence[Example],
+    *,
     generations: Sequence[Generation],
 ) -> OutOfFold:
     """Fit once per fold, score the generations that the fold holds out."""
-    problem = Problem(examples, kept.plan.linear)
     folds = kept.plan.linear.folds
     labelled = {id_of(e.passage): e for e in examples if e.passage.stage is Stage.REASONING}
     rows: list[Row] = []
@@ -332,7 +341,7 @@ def held_out(
     kept: Kept,
     encoder: network.Encoder,
     build: Build,
-    problem: Problem,
+    problem: Callable[[], Problem],
     examples: Sequence[Example],
 ) -> list[Row]:
     """The held-out requests and answers, scored."""
@@ -384,9 +393,7 @@ def features(
 # --- mix and calibration ---
 
 
-def _calibrated(
-    linear: JudgeFile, encoder: network.Encoder, rows: Sequence[Row], plan: Plan
-) -> JudgeFile:
+def _calibrated(linear: JudgeFile, encoder: network.Encoder, rows: Sequence[Row]) -> JudgeFile:
     """Both tiers, mixed; 0.5 is, in each stage, where the chosen share of benign rows alarms."""
     mix = np.zeros((len(STAGES), 4), np.float32)
     mix[:, 0] = 1.0
@@ -404,10 +411,10 @@ def _calibrated(
         # Re-voiced rows and the grid are templates, not thinking.
         real = np.array([not _made(row.example) for row in own])
         benign = logits[~unsafe & real]
-        threshold[at] = np.quantile(benign, 1 - plan.false_alarms[at])
+        threshold[at] = np.quantile(benign, 1 - _FALSE_ALARMS[at])
         if stage is not Stage.INPUT:
-            rise[at] = _evidence_slope(benign, plan.false_alarms[at], float(slope[at]))
-        clear[at] = np.quantile(found[unsafe & real, 1], plan.cleared)
+            rise[at] = _evidence_slope(benign, _FALSE_ALARMS[at], float(slope[at]))
+        clear[at] = np.quantile(found[unsafe & real, 1], _CLEARED)
     return replace(
         linear,
         encoder=EncoderParts(onnx_of(encoder), tokenizer_bytes()),
