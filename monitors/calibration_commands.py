@@ -114,7 +114,7 @@ def calibrate(
         sorted({run.judged.generation.source for run in runs if run.judged.generation.hard}),
         found.files,
         datetime.now(UTC).date().isoformat(),
-        shlex.join(["mlrm-guard", *sys.argv[1:]]),
+        _command(sys.argv[1:]),
     )
     text = with_proof(text, str(path), calibrated, proof)
     report.tell(console, fitted, [outcome(run, 1.0) for run in runs], proof.bounds, target)
@@ -183,3 +183,8 @@ def _progress(cuts: Sequence[list[Cut]]) -> Iterator[list[Cut]]:
             said = now
             left = (now - started) / done * (total - done)
             typer.echo(f"judging: {done} of {total} steps, {left:.0f} s left", err=True)
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command line, of files their names only: a policy goes to others."""
+    return shlex.join(["mlrm-guard", *(word.rpartition("/")[2] for word in words)])
