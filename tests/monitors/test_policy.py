@@ -632,8 +632,10 @@ def test_explain_names_rows_and_lines() -> None:
     own = run("explain", str(path), "--scenario", "self_harm", "--stage", "reasoning")
     assert own.exit_code == 0
     lines = DEFAULT_TEXT.splitlines()
-    line = lines.index("    threshold: 0.7", lines.index("  self_harm:")) + 1
-    assert f"0.7 nats  [scenarios.self_harm.threshold, line {line}]" in own.stdout
+    row = lines.index("  self_harm:")
+    line = next(at for at in range(row, len(lines)) if "threshold: " in lines[at]) + 1
+    given = lines[line - 1].split()[-1]
+    assert f"{given} nats  [scenarios.self_harm.threshold, line {line}]" in own.stdout
     assert safety_thought(Scenario.SELF_HARM, "en") in own.stdout
     fallen = run("explain", str(path), "--scenario", "fraud", "--stage", "input")
     assert "flag  [scenarios.default.input, line " in fallen.stdout
