@@ -187,4 +187,6 @@ def _progress(cuts: Sequence[list[Cut]]) -> Iterator[list[Cut]]:
 
 def _command(words: Sequence[str]) -> str:
     """The command line, of files their names only: a policy goes to others."""
-    return shlex.join(["mlrm-guard", *(word.rpartition("/")[2] for word in words)])
+    parts = (word.rpartition("=") for word in words)
+    named = (f"{option}{sign}{value.rpartition('/')[2]}" for option, sign, value in parts)
+    return shlex.join(["mlrm-guard", *named])

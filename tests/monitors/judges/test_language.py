@@ -89,3 +89,15 @@ def test_threads_share_it() -> None:
         thread.join()
     assert len(found) == 20 * len(SENTENCES)
     assert set(found) == {code for code, _ in SENTENCES}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I, II, III, IV, V, VI, VII, VIII, IX, X, XI, XII, XIII, XIV",
+        "Tokyo, Osaka, Kyoto, Nagoya, Sapporo, Fukuoka, Kobe, Nara",
+        "mov eax, ebx\nxor ecx, ecx\njmp loop_start\nadd eax, ecx\npush ebp\nmov ebp, esp",
+    ],
+)
+def test_lists_have_no_language(text: str) -> None:
+    assert foreign(text, ("en",)) is None

@@ -179,6 +179,24 @@ def test_a_sentence_has_one_reading(sentence: str) -> None:
     assert READER.read(sentence).decoded == ()
 
 
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda text: "".join(chr(0xE0000 + ord(char)) for char in text),
+        lambda text: "".join(chr(0xE0100 + ord(char) - 16) for char in text),
+    ],
+)
+def test_what_nobody_sees_is_read(hide: Callable[[str], str]) -> None:
+    secret = " ".join(LONG[:6])
+    found = READER.read(f"Hello {hide(secret)} there")
+    assert found.text == "hello there"
+    assert secret in found.decoded[0]
+
+
+def test_emphasis_inside_words_hides_nothing() -> None:
+    assert READER.read("**Ri**ver and mo**un**tain").text == "**river and mountain"
+
+
 def enciphered(seed: int) -> str:
     """A text in a cipher with a long key."""
     source = random.Random(seed)
