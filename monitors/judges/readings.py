@@ -73,8 +73,8 @@ class Reader:
         plain = normalise(text)
         hidden = "" if text.isascii() else _hidden(text)
         if hidden and self._sensible(hidden, strict=True):
-            seen = self.read(_SMUGGLED.sub("", text))
-            return Readings(plain, (f"{plain} {normalise(hidden)}", *(seen.decoded or (plain,))))
+            rest = self.read(_SMUGGLED.sub("", text))
+            return Readings(plain, (f"{plain} {normalise(hidden)}", *(rest.decoded or (plain,))))
         if not self._strange(text) and (text.isascii() or not _LOOKALIKE.search(text)):
             return Readings(plain)
         seen = self._latin(visible(text))
