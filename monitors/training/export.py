@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,11 +55,14 @@ def onnx_of(encoder: Encoder) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The optimiser warns of every tensor whose type it does not infer; nobody needs it to."""
+    """Without the warnings of exporter and optimiser, which tell a user nothing."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            # torch's older exporter writes the graph that onnxruntime's optimiser knows.
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 

@@ -67,7 +67,7 @@ def test_a_checkpoint_goes_on_where_it_stopped(tmp_path: Path) -> None:
     from monitors.training.curriculum import draws
 
     examples = load(write(tmp_path), "train", "release").examples
-    bags = draws(examples, "base", 40, seed=0)
+    bags = draws(examples, "base", 160, seed=0)
     recipe = network.Recipe(rate=1e-4, tokens=512, keep=2)
 
     class CutError(Exception):
