@@ -31,7 +31,7 @@ always never often together without another through during against children fami
 WORDS = TEXT.split()
 LONG = [word for word in WORDS if len(word) > 3]
 READER = Reader(WORDS)
-SENTENCES = st.lists(st.sampled_from(LONG), min_size=6, max_size=12, unique=True).map(" ".join)
+SENTENCES = st.lists(st.sampled_from(LONG), min_size=9, max_size=14, unique=True).map(" ".join)
 
 SIGNS = (
     ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- "
@@ -99,7 +99,7 @@ ENCODERS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)  # a bet on words, no law
 @given(sentence=SENTENCES)
 def test_what_is_encoded_is_read_where_it_stands(name: str, sentence: str) -> None:
     text = f"Please answer this:\n{ENCODERS[name](sentence)}\nand be brief"
