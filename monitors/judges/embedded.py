@@ -115,7 +115,8 @@ class EmbeddedJudge:
         return np.array([read.unsafe, linear, read.stance])
 
     def _verdict(self, passage: Passage, started: float) -> Verdict:
-        read = self._reader.read(passage.text) if self._reader else Readings(passage.text)
+        text = passage.text
+        read = self._reader.read(text) if self._reader else Readings(normalise(text))
         if (reason := self._unread(read.plainest)) is not None:
             ms = (perf_counter() - started) * 1000
             return Verdict.of_unknown(self.name, reason, ms)
@@ -130,8 +131,8 @@ class EmbeddedJudge:
         return Verdict(unsafe=unsafe, judge=self.name, scenarios=scenarios, ms=ms)
 
     def _unread(self, text: str) -> str | None:
-        """Why nobody here can judge a text; None: somebody can."""
-        if opaque(normalise(text), self._alphabet):
+        """Why nobody here can judge a normalised text; None: somebody can."""
+        if opaque(text, self._alphabet):
             return "unreadable"
         if self._reader is None:
             return None

@@ -7,12 +7,13 @@ groups widens it. A row that a judge could not tell about is NaN: missed if unsa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, isfinite, lgamma, log, log1p
+from math import isfinite
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from monitors.calibration.bound import interval
 
 Vector = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -50,13 +51,6 @@ def estimate(values: Vector, scale: float = 1.0) -> Estimate:
     """From the value on all rows, then its values in the resamples."""
     low, high = _quantiles(values[1:])
     return Estimate(scale * float(values[0]), scale * low, scale * high, scale * values[1:])
-
-
-def exact(hits: int, count: int) -> tuple[float, float]:
-    """The exact binomial (Clopper-Pearson) interval of a share."""
-    low = 0.0 if hits == 0 else _solve(lambda p: _at_most(hits - 1, count, p) > _HIGH)
-    high = 1.0 if hits == count else _solve(lambda p: _at_most(hits, count, p) > _LOW)
-    return low, high
 
 
 def resampled(groups: ArrayLike, seed: int) -> Vector:
@@ -179,7 +173,7 @@ def percent(values: Vector, independent: int) -> Estimate:
     found = estimate(values, 100)
     if values[0] not in {0.0, 1.0} or not independent:
         return found
-    low, high = exact(round(values[0] * independent), independent)
+    low, high = interval(round(values[0] * independent), independent)
     return Estimate(
         found.value, min(found.low, 100 * low), max(found.high, 100 * high), found.draws
     )
@@ -195,25 +189,3 @@ def _quantiles(values: Vector) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [_LOW, _HIGH])
     return float(low), float(high)
-
-
-def _at_most(hits: int, count: int, chance: float) -> float:
-    """Chance of at most so many hits."""
-    if chance <= 0.0 or chance >= 1.0:
-        return 1.0 if chance <= 0.0 or hits >= count else 0.0
-    return sum(
-        exp(
-            (lgamma(count + 1) - lgamma(k + 1) - lgamma(count - k + 1))
-            + k * log(chance)
-            + (count - k) * log1p(-chance)
-        )
-        for k in range(hits + 1)
-    )
-
-
-def _solve(still_above: Callable[[float], bool]) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        between = (low + high) / 2
-        low, high = (between, high) if still_above(between) else (low, between)
-    return (low + high) / 2

@@ -18,6 +18,7 @@ from typing import Literal
 from monitors.judges.base import Passage
 from monitors.taxonomy import Scenario, Stage
 from monitors.training.corpus import Example, Stance, cut
+from monitors.units import EARLIER_STEPS
 
 Phase = Literal["base", "thinking"]
 
@@ -129,6 +130,6 @@ def _some_steps(passage: Passage, draw: random.Random) -> tuple[Passage, ...]:
     steps = [step for step in cut(passage.text) if step.strip()]
     start = draw.randrange(max(1, len(steps) - _BAG + 1))
     return tuple(
-        replace(passage, text=steps[at], earlier=tuple(steps[max(0, at - 2) : at]))
+        replace(passage, text=steps[at], earlier=tuple(steps[max(0, at - EARLIER_STEPS) : at]))
         for at in range(start, min(len(steps), start + _BAG))
     )

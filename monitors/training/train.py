@@ -101,13 +101,12 @@ def run(
         data = digest(folder)
         key = _key([data, asdict(plan), seed, control])
         kept = Kept(work / f"{'control-' if control else ''}{key}", plan, seed, report)
-        corpus = _read(folder, build, plan, seed, control=control)
-        releasable = _read(folder, "release", plan, seed, control=control)
-        # Generations of every licence serve to measure; what may not be learned is not.
-        everything = _read(folder, "research", plan, seed, control=control).generations
-        base = kept.phase("base", "base", None, releasable.examples)
+        read = cache(lambda build: _read(folder, build, plan, seed, control=control))
+        corpus = read(build)
+        base = kept.phase("base", "base", None, read("release").examples)
         problem = cache(lambda: Problem(corpus.examples, plan.linear))
-        measured = _measured(everything, plan.sampled)
+        # Generations of every licence serve to measure; what may not be learned is not.
+        measured = _measured(read("research").generations, plan.sampled)
         found = OutOfFold([], [], [])
         if not control:  # it is only ever compared by rank, on the dev split
             found = out_of_fold(kept, build, base, problem, corpus.examples, generations=measured)

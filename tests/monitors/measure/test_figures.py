@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
-from monitors.measure.figures import Estimate, Sample, exact, mean, middle, share
+from monitors.calibration.bound import interval
+from monitors.measure.figures import Estimate, Sample, mean, middle, share
 
 NAN = float("nan")
 
@@ -75,7 +76,7 @@ def test_alarms_at_the_operating_point() -> None:
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 299), (1, 473), (3, 10), (10, 10), (53, 200)])
 def test_exact_interval(hits: int, count: int) -> None:
-    low, high = exact(hits, count)
+    low, high = interval(hits, count)
     assert low == pytest.approx(stats.beta.ppf(0.025, hits, count - hits + 1) if hits else 0.0)
     rest = count - hits
     assert high == pytest.approx(stats.beta.ppf(0.975, hits + 1, rest) if rest else 1.0)
