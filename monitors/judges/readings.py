@@ -69,15 +69,16 @@ class Reader:
 
     def read(self, text: str) -> Readings:
         """The text normalised, and with all that is encoded in it decoded."""
-        text = _EMPHASIS.sub("", text)
         plain = normalise(text)
         hidden = "" if text.isascii() else _hidden(text)
         if hidden and self._sensible(hidden, strict=True):
-            rest = self.read(_SMUGGLED.sub("", text))
-            return Readings(plain, (f"{plain} {normalise(hidden)}", *(rest.decoded or (plain,))))
-        if not self._strange(text) and (text.isascii() or not _LOOKALIKE.search(text)):
+            shown = self.read(f"{_SMUGGLED.sub('', text)} {hidden}")
+            return Readings(plain, (shown.text, *shown.decoded)[-2:])
+        bare = _EMPHASIS.sub("", text)
+        usual = text.isascii() or not _LOOKALIKE.search(text)
+        if bare == text and usual and not self._strange(text):
             return Readings(plain)
-        seen = self._latin(visible(text))
+        seen = self._latin(visible(bare))
         seen = self._unwrapped(seen, _NESTED)
         seen = self._joined(seen)
         found = self._deciphered(self._spelled(normalise(seen)))
@@ -397,7 +398,7 @@ _SIGNS = re.compile(
 )
 # Tag characters and variation selectors, each of which can stand for a byte.
 _SMUGGLED = re.compile("[\U000e0020-\U000e007e\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-_EMPHASIS = re.compile(r"(?<=[^\W_])(?:\*{1,3}|~~)(?=[^\W_])")  # inside a word
+_EMPHASIS = re.compile(r"(?<=[^\W\d_])(?:\*{1,3}|~~)(?=[^\W\d_])")  # inside a word
 _WORDLIKE = re.compile(r"[^\W_]+")
 _SHORTENED = frozenset(
     {f"{word}nt" for word in ("do", "does", "did", "is", "are", "was", "were", "could", "would")}
