@@ -263,7 +263,7 @@ _LONGEST = 500
 _LEAKS = re.compile(
     r"""
       For\ further\ information\ visit[^\n]*      # pydantic
-    | \b[a-z][a-z0-9+.-]{1,15}://[^\s'"<>]*       # URLs
+    | [a-z0-9+.-]{0,16}://[^\s'"<>]*              # URLs
     | \bdata:[^\s'"]{16,}
     | <class\ '[^']*'> | <[\w.]+\ (?:object|of)\b[^<>]*>
     | \b0x[0-9a-f]{4,}\b
