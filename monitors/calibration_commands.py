@@ -55,6 +55,10 @@ def calibrate(
     not_thinking: Annotated[
         list[str] | None, typer.Option(help="Source to leave out: written solutions.")
     ] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE=N", help="So many generations of a source, by lot."),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Leave out rows of another `split` than this.")
     ] = None,
@@ -95,6 +99,7 @@ def calibrate(
         hard=_named(hard),
         thinking=_named(thinking),
         not_thinking=_named(not_thinking),
+        at_most=_counts(at_most),
     )
     console.print(report.data_table(found))
     with VerdictFile(verdicts) as known:
@@ -153,6 +158,17 @@ def _text_of(path: Path) -> str:
 
 def _named(values: Sequence[str] | None) -> list[str]:
     return [name for value in values or () for name in value.split(",") if name]
+
+
+def _counts(values: Sequence[str] | None) -> dict[str, int]:
+    """Of SOURCE=N. Raises UserError."""
+    found: dict[str, int] = {}
+    for value in _named(values):
+        source, _, count = value.rpartition("=")
+        if not source or not count.isdecimal():
+            raise UserError(f"--at-most {value}: expected SOURCE=N, e.g. chats=100")
+        found[source] = int(count)
+    return found
 
 
 def _say(text: str) -> None:

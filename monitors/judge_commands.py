@@ -129,6 +129,33 @@ def measure(
 
 
 @judge.command()
+def levers(
+    data: Annotated[Path, typer.Option(help="Folder of the safety corpus.")],
+    out: Annotated[Path, typer.Option(help="Where the figures go, beside the score files.")] = Path(
+        "levers.json"
+    ),
+    work: Annotated[
+        Path, typer.Option(help="Where parts are kept; that of `train` saves the first phase.")
+    ] = Path("judge-training"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="This lever, beside the reference; once for each.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Train the encoder without, or with more of, what it learns from: what moves which figure."""
+    with _one_line_errors():
+        from monitors.training.corpus import check
+
+        check(data)
+        try:
+            from monitors.measure.levers import run
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error.name} is missing: install mlrm-guard[train]") from error
+        say = lambda text: typer.echo(text, err=True)  # noqa: E731
+        run(data, out, work=work, seed=seed, only=only or (), say=say)
+
+
+@judge.command()
 def card(
     scores: Annotated[list[Path], typer.Option(help="Score file; once for each.")],
     out: Annotated[Path, typer.Option(help="Where the card goes.")],

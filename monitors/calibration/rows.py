@@ -14,12 +14,14 @@ answer of a safe generation counts where `unsafe_answer` is 0.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -175,26 +177,33 @@ def read_data(
     hard: Iterable[str] = (),
     thinking: Iterable[str] = (),
     not_thinking: Iterable[str] = (),
+    at_most: Mapping[str, int] = MappingProxyType({}),
 ) -> Data:
     """Read all files. Raises UserError that names each bad row by file, line and field.
 
     `hard`: sources whose generations are of the hard kind, besides rows that say so.
     `not_thinking`: sources to leave out; so is, unless it is in `thinking`, each source that has
     no unsafe generation and whose texts are mostly shorter than `SHORT_SOLUTION`.
+    `at_most`: so many generations of a source, by lot, always the same ones.
     """
     reading = _Reading(split)
     files = [_read(reading, path) for path in paths]
+    generations = [
+        *_of_traces(reading),
+        *(generation for pair in reading.pairs.values() for generation in _of_pair(pair)),
+    ]
     if reading.problems:
         shown = reading.problems[:_MAX_PROBLEMS]
         if more := len(reading.problems) - len(shown):
             shown.append(f"and {more} more bad rows")
         raise UserError("\n".join(shown))
-    generations = [
-        *_of_traces(reading),
-        *(generation for pair in reading.pairs.values() for generation in _of_pair(pair)),
-    ]
     sources = {generation.source for generation in generations}
-    for option, named in (("hard", hard), ("thinking", thinking), ("not-thinking", not_thinking)):
+    for option, named in (
+        ("hard", hard),
+        ("thinking", thinking),
+        ("not-thinking", not_thinking),
+        ("at-most", at_most),
+    ):
         if strangers := sorted(set(named) - sources):
             known = ", ".join(sorted(sources)) or "none"
             raise UserError(f"--{option} {strangers[0]}: no such source; the data have {known}")
@@ -203,6 +212,10 @@ def read_data(
         found = sum(g.source == source for g in generations)
         reading.left_out[f"{source}: written solutions, not thinking"] += found
     kept = [_with_hard(g, set(hard)) for g in generations if g.source not in solutions]
+    for source, most in sorted(at_most.items()):
+        surplus = {id(g) for g in _by_lot(g for g in kept if g.source == source)[most:]}
+        kept = [g for g in kept if id(g) not in surplus]
+        reading.left_out[f"{source}: more than {most}"] += len(surplus)
     return Data(kept, files, {why: n for why, n in reading.left_out.items() if n})
 
 
@@ -238,6 +251,11 @@ def _of_traces(reading: _Reading) -> Iterable[Generation]:
             continue
         if reasoning and (unsafe or trace.unsafe_answer != 0):
             answer = ""
+        if unsafe and onset is not None and onset >= len(reasoning + answer):
+            place, _, line = reading.places["trace", trace.id].rpartition(":")
+            what = f"lies beyond the text, which has {len(reasoning + answer)} characters"
+            reading.problems.append(str(TraceError(place, int(line), "onset_char", what)))
+            continue
         source = trace.source or "(no source)"
         yield Generation(
             id=trace.id,
@@ -281,6 +299,10 @@ def _short(generations: Iterable[Generation]) -> set[str]:
         for source, found in sizes.items()
         if source not in unsafe and 0 < median(found) < SHORT_SOLUTION
     }
+
+
+def _by_lot(generations: Iterable[Generation]) -> list[Generation]:
+    return sorted(generations, key=lambda generation: crc32(generation.id.encode()))
 
 
 def _with_hard(generation: Generation, hard: set[str]) -> Generation:

@@ -1,7 +1,8 @@
 """The judge that ships with the package: two tiers, no network, one thread.
 
 A linear model clears what is plainly benign; what it does not clear, a small encoder reads together
-with its request and the steps before it. What both find is mixed into one score. Text longer than a
+with its request and the steps before it. What both find is mixed into one score. The encoder has
+words for Latin script only: text in others is judged by the linear model alone. Text longer than a
 window is judged in overlapping windows, and the worst one counts.
 """
 
@@ -20,7 +21,14 @@ from numpy.typing import NDArray
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.encoder import Encoder
 from monitors.judges.judge_file import RELEASE_FILE, JudgeFile, unloadable
-from monitors.judges.language import foreign, script, scripts
+from monitors.judges.language import (
+    READ_AT_ALL,
+    READ_IN_PART,
+    foreign,
+    other_script,
+    script,
+    scripts,
+)
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScore, LinearScorer
 from monitors.judges.readings import Reader, Readings, opaque
@@ -58,22 +66,19 @@ class EmbeddedJudge:
 
     def __init__(self, file: JudgeFile, version: str) -> None:
         """Raises ValueError for an encoder that does not fit."""
-        if file.encoder is None and file.mix[:, [0, 2]].any():
-            raise ValueError("it weighs an encoder that it does not hold")
         self.name = f"embedded@{version}"
         self.about: Mapping[str, Any] = file.about
         self._linear = LinearScorer(file.linear)
         self._encoder = None if file.encoder is None else Encoder(*file.encoder)
         self._file = replace(file, encoder=None)  # the encoder has its own copy of those bytes
-        if self._encoder is None:
-            self._reader, self._alphabet = None, frozenset(file.alphabet)
-        else:
+        self._reader, self._alphabet = None, frozenset(file.alphabet)
+        if self._encoder is not None:
             by_id = sorted(self._encoder.words.items(), key=itemgetter(1))
             self._reader = Reader(word for word, _ in by_id)
             # A script of no trained language cannot be read, though a quotation of it was seen.
             known = scripts(file.languages)
             own = (char for char in file.alphabet if not char.isalpha() or script(char) in known)
-            self._alphabet = self._encoder.readable(own)
+            self._alphabet = frozenset(own)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -102,17 +107,6 @@ class EmbeddedJudge:
         """Whether the first tier alone calls a passage benign."""
         stage = STAGES.index(passage.stage)
         return self._linear.logit(passage) < float(self._file.clear[stage])
-
-    def features(self, passage: Passage) -> NDArray[np.float64]:
-        """What `mix` weighs, less its 1: encoder unsafe, linear, stance; of the worst piece.
-
-        The first tier clears nothing here; without an encoder its two are 0.
-        """
-        linear = self._linear.logit(passage)
-        read = self._read(passage)
-        if read is None:
-            return np.array([0.0, linear, 0.0])
-        return np.array([read.unsafe, linear, read.stance])
 
     def _verdict(self, passage: Passage, started: float) -> Verdict:
         text = passage.text
@@ -146,10 +140,15 @@ class EmbeddedJudge:
         stage = STAGES.index(passage.stage)
         if linear.logit < self._file.clear[stage]:
             return self._cleared(stage, linear)
-        read = self._read(passage)
-        if read is None:
-            return _Found(self._mixed(stage, 0.0, linear.logit, 0.0), linear.scenarios)
-        return _Found(self._mixed(stage, read.unsafe, linear.logit, read.stance), read.scenarios)
+        unread = other_script(passage.text)
+        found = []
+        if unread >= READ_IN_PART or self._encoder is None:
+            slope, offset = self._file.alone[stage].astype(np.float64)
+            found.append(_Found(float(slope * linear.logit + offset), linear.scenarios))
+        if unread <= READ_AT_ALL and (read := self._read(passage)) is not None:
+            mixed = self._mixed(stage, read.unsafe, linear.logit, read.stance)
+            found.append(_Found(mixed, read.scenarios))
+        return max(found, key=attrgetter("logit"))
 
     def _mixed(self, stage: int, *features: float) -> float:
         return float(np.dot(self._file.mix[stage].astype(np.float64), [*features, 1.0]))

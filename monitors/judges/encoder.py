@@ -6,7 +6,7 @@ Pieces run one by one: in one thread a batch saves nothing, and what pads it cos
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,6 @@ class Encoder:
     def logits(self, passage: Passage) -> Floats:
         """A row per piece of the passage; columns as `monitors.judges.layout` has them."""
         return self._run(self._layout.pieces(passage))
-
-    def readable(self, characters: Iterable[str]) -> frozenset[str]:
-        """Those of the characters that its words can spell."""
-        return frozenset(char for char in characters if self._layout.spells(char))
 
     def _run(self, pieces: Sequence[Piece]) -> Floats:
         rows = [

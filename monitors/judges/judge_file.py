@@ -19,20 +19,21 @@ from monitors.errors import JudgeFileError
 from monitors.judges.layout import SCENARIOS, STAGES
 from monitors.judges.linear import BUCKETS, HEADS, SCENARIO_WORDS, Floats, LinearModel
 
-FORMAT = 2
+FORMAT = 3
 RELEASE_FILE = Path(__file__).parent / "data" / "embedded-release.npz"
 
 FEATURES = 4
 """What `mix` weighs: encoder unsafe, linear, stance (fulfilling less refusing), and 1."""
 
-LINEAR_ALONE = np.tile(np.array([0, 1, 0, 0], np.float32), (len(STAGES), 1))
-"""The `mix` of a file without an encoder."""
+LINEAR_AS_IT_IS = np.tile(np.array([1, 0], np.float32), (len(STAGES), 1))
+"""The `alone` of a file without an encoder."""
 
 _CLAMP = 1e-4
 _SHAPES = {
     "bias": (len(STAGES),),
     "scenario_bias": (len(SCENARIOS),),
     "mix": (len(STAGES), FEATURES),
+    "alone": (len(STAGES), 2),
     "threshold": (len(STAGES),),
     "slope": (len(STAGES),),
     "rise": (len(STAGES),),
@@ -51,6 +52,8 @@ class EncoderParts(NamedTuple):
 class JudgeFile:
     """Both tiers and their calibration; arrays hold a row per stage.
 
+    `alone`: slope and offset that put the linear logit into the scale of `mix`, for text in scripts
+    that the encoder cannot read.
     `clear`: where the linear logit is lower the encoder is not asked; -inf never clears.
     `languages`: ISO 639-1 codes of what it was trained on. `alphabet`: the characters beyond ASCII
     that training showed. `encoder`: absent only so that the linear tier can be measured alone.
@@ -59,6 +62,7 @@ class JudgeFile:
     linear: LinearModel
     encoder: EncoderParts | None
     mix: Floats
+    alone: Floats
     threshold: Floats
     slope: Floats
     rise: Floats
@@ -73,7 +77,8 @@ class JudgeFile:
         return cls(
             linear=linear,
             encoder=None,
-            mix=LINEAR_ALONE,
+            mix=np.zeros((len(STAGES), FEATURES), np.float32),
+            alone=LINEAR_AS_IT_IS,
             threshold=np.zeros(len(STAGES), np.float32),
             slope=np.ones(len(STAGES), np.float32),
             rise=np.ones(len(STAGES), np.float32),
@@ -101,6 +106,7 @@ class JudgeFile:
             "bias": self.linear.bias,
             "scenario_bias": self.linear.scenario_bias,
             "mix": self.mix,
+            "alone": self.alone,
             "threshold": self.threshold,
             "slope": self.slope,
             "rise": self.rise,

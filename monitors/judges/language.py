@@ -82,6 +82,22 @@ def script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
+READ_IN_PART, READ_AT_ALL = 0.1, 0.5
+"""Shares of letters of other scripts: from the first on the encoder misses some of a text, and
+above the second it reads none of it."""
+
+_LETTER = regex.compile(r"\p{L}")
+_OTHER_LETTER = regex.compile(r"[\p{L}--[\p{Latin}\p{Greek}]]", regex.V1)
+
+
+def other_script(text: str) -> float:
+    """The share of letters that are neither Latin nor Greek, which formulae use everywhere."""
+    if text.isascii():
+        return 0.0
+    others = len(_OTHER_LETTER.findall(text))
+    return others / len(_LETTER.findall(text)) if others else 0.0
+
+
 def wordless(text: str) -> bool:
     """Whether the text, in letters and long enough to tell, is in no language known to anyone."""
     plain = " ".join(_words(text))

@@ -49,7 +49,7 @@ class Layout:
         self._tokenizer = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._cls, self._sep, self._unknown = map(self._id, ("[CLS]", "[SEP]", "[UNK]"))
+        self._cls, self._sep = map(self._id, ("[CLS]", "[SEP]"))
 
     def pieces(self, passage: Passage) -> list[Piece]:
         """The pieces that cover a passage's text; at least one."""
@@ -59,10 +59,6 @@ class Layout:
             Piece([*head, *part, self._sep], [0] * len(head) + [1] * (len(part) + 1))
             for part in _windows(text)
         ]
-
-    def spells(self, character: str) -> bool:
-        """Whether the tokenizer has a token for a character, alone or inside a word."""
-        return self._unknown not in self._ids(f"a{character}")
 
     def _context(self, passage: Passage) -> list[int]:
         if passage.stage is Stage.INPUT:

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from monitors.measure.figures import Interval
+from monitors.measure.tables import ORDERED
 from monitors.training.corpus import LICENCES
 
 Cells = dict[str, str]
@@ -100,7 +101,12 @@ _REST: tuple[tuple[str, str, str], ...] = (
         "## By source",
         "A source with one label only: its unsafe rows against all safe rows of the stage.",
     ),
-    ("languages", "## Languages (where the data has five rows of both labels)", ""),
+    (
+        "languages",
+        "## Languages (where the data has five rows of both labels)",
+        "For all but English these are nearly all our own writing (languages.jsonl: the same 108"
+        " requests in each, the concepts of dev never trained on), which no other table counts.",
+    ),
     (
         "first tier",
         "## First tier",
@@ -129,8 +135,11 @@ _HEADLINES: tuple[tuple[str, str, str], ...] = (
 _SAFE_CONTRAST = 15.0  # percent of contrast rows that may alarm
 
 
-def render_card(scores: Sequence[Scores]) -> str:
-    """The card of these builds; those with a source left out stand beside their build."""
+def render_card(scores: Sequence[Scores], levers: Scores | None = None) -> str:
+    """The card of these builds; those with a source left out stand beside their build.
+
+    `levers`: what `mlrm-guard judge levers` wrote.
+    """
     whole = [s for s in scores if s["left out"] is None]
     builds = {str(s["build"]): s for s in sorted(whole, key=itemgetter("build"))}
     left_out = sorted(
@@ -144,6 +153,7 @@ def render_card(scores: Sequence[Scores]) -> str:
         *(_section(builds, *section) for section in _SECTIONS),
         _STREAM + "\n" + _table(builds, "stream"),
         *(_section(builds, *section) for section in _REST),
+        "" if levers is None else _levers(levers),
         _costs(builds),
         _limits(builds),
         _data(builds),
@@ -296,6 +306,56 @@ def _rows_of(
                 yield (name, row["where"], row["row"], row["figure"]), row
 
 
+# --- levers ---
+
+
+_MOVED: tuple[tuple[str, str, str, str], ...] = (
+    ("khalaf_r1, AUROC", "read", "khalaf_r1, traces", f"AUROC, {_TOP}"),
+    ("khalaf_r1 steps, AUROC", "read", "khalaf_r1, steps", "AUROC"),
+    ("safekey steps, AUROC", "read", "safekey, steps", "AUROC"),
+    (
+        "all natural, in 128 tokens at 1 %",
+        "stream",
+        "mean of 3 at 1 %: all natural",
+        "found in 128 tokens",
+    ),
+    (
+        "all natural, in 128 tokens at 5 %",
+        "stream",
+        "mean of 3 at 5 %: all natural",
+        "found in 128 tokens",
+    ),
+    ("pairs in order", "pairs", "pairs", f"{ORDERED}, {_TOP}"),
+    ("pairs, AUROC", "pairs", "pairs", f"AUROC, {_TOP}"),
+)
+
+
+def _levers(found: Scores) -> str:
+    """A row per lever: its figure, and how far it is from the reference's, resample by resample."""
+    lines = [["lever", *(head for head, *_ in _MOVED)], ["---"] * (1 + len(_MOVED))]
+    for name, lever in found["levers"].items():
+        cells = []
+        for _, table, row_name, figure in _MOVED:
+            row = _row(lever, table, found["fold"], row_name, figure)
+            cells.append("–" if row is None else f"{row['judge'][0]:g}{_moved(row['lead'])}")
+        lines.append([f"**{name}**: {lever['says']}", *cells])
+    return (
+        "## What moves what\n\nThe research build's encoder alone, without first tier and mix, with"
+        f" {found['bags']} bags in its second phase ({found['plan']['thinking']['research']} in the"
+        f" build), measured on the fold of groups that it did not see, {found['fold']}. In brackets"
+        " how far it is from the first row, with a 95 % interval; **bold**: the interval leaves out"
+        " 0. One fold and one seed: differences of a few points are noise.\n\n" + _grid(lines)
+    )
+
+
+def _moved(lead: Interval) -> str:
+    value, low, high = (number or 0.0 for number in lead)
+    if value == low == high == 0:
+        return ""
+    text = f"{value:+g} ({low:+g} to {high:+g})"
+    return f" [**{text}**]" if low > 0 or high < 0 else f" [{text}]"
+
+
 # --- cost ---
 
 
@@ -340,7 +400,9 @@ def _limits(builds: Mapping[str, Scores]) -> str:
         "It learned no prompt injections, and few agentic or long-context texts.",
         "What thinking is called unsafe was read by language models, both of one kind; onsets err"
         " by a sentence or two.",
-        "English above all. Languages without a row in the tables were not measured.",
+        "English above all: of other languages it learned little, of most only what was written for"
+        " it (languages.jsonl, pairs.jsonl). Languages without a row in the tables were not"
+        " measured. Other scripts than Latin are judged by the linear tier alone.",
         "The public suites whose F1 others publish are not among its data; nothing is claimed here"
         " about them.",
     ]

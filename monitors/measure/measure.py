@@ -25,11 +25,14 @@ from monitors.measure.scoring import Calibrating, Scorer
 from monitors.measure.stream import Cell, stream_table
 from monitors.measure.traces import Trace, of_generation, out_of_fold
 from monitors.trace import read_rows
-from monitors.training.corpus import Corpus, Example, Generation, digest, load
+from monitors.training.corpus import IN_LANGUAGES, Corpus, Example, Generation, digest, load
 from monitors.training.voice import voice_only
 
 FORMAT = 1
 """Of score files."""
+
+LEVERS = "levers.json"
+"""What `mlrm-guard judge levers` writes."""
 
 LEFT_OUT = ".loso-"
 """In a score file's name, before the source that its judge did not learn from."""
@@ -77,10 +80,12 @@ def run(order: Order, say: Callable[[str], None]) -> None:
 
 
 def write_card(files: Sequence[Path], out: Path) -> None:
-    """The card of these score files."""
+    """The card of these score files, and of the levers (levers.json) beside the first of them."""
     if not files:
         raise UserError("no score files: make them with `mlrm-guard judge measure`")
-    out.write_text(render_card([_read(file) for file in files]), "utf-8")
+    levers = files[0].with_name(LEVERS)
+    found = _read(levers) if levers.exists() else None
+    out.write_text(render_card([_read(file) for file in files], found), "utf-8")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> di
         odds = scorer.all(e.passage for e in dev.examples)
         cells = cost.tier_table(judge, dev.examples, odds, order.seed)
         found += [("first tier", _DEV, cell) for cell in cells]
-    beside: list[_Placed] = []
+    beside: list[Placed] = []
     if control is not None and masked is not None:
         control_folds = _folds(order.control_oof, control, read)
         beside = list(_cells(masked, measured, control_folds, order.seed))
@@ -133,7 +138,7 @@ def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> di
         "sources": sorted({e.source for e in dev.examples} | {g.source for g in dev.generations}),
         "unknown": tables.unknown_table(dev.examples, scorer.all(e.passage for e in dev.examples)),
         "reasons": dict(sorted(scorer.reasons.items())),
-        "tables": _joined(found, beside),
+        "tables": joined(found, beside),
     }
 
 
@@ -181,21 +186,23 @@ def _scale(path: Path | None, judge: Judge) -> str:
     return f"{path.name}, taken as log-odds: the judge does not say how it calibrates"
 
 
-_Placed = tuple[str, str, Cell]
+Placed = tuple[str, str, Cell]
 """A table, where its rows are from, and a cell of it."""
 
 
 def _cells(
     scorer: Scorer, measured: _Measured, of_folds: Sequence[Trace], seed: int
-) -> Iterator[_Placed]:
-    examples = measured.dev.examples
-    odds = scorer.all(e.passage for e in examples)
+) -> Iterator[Placed]:
     for name, table in _OF_EXAMPLES.items():
+        examples = [
+            e for e in measured.dev.examples if name == "languages" or e.source != IN_LANGUAGES
+        ]
+        odds = scorer.all(e.passage for e in examples)
         yield from ((name, _DEV, cell) for cell in table(examples, odds, seed))
     swaps = tables.swap_table(measured.swapped, scorer, seed)
     yield from (("swapped", _DEV, cell) for cell in swaps)
     for where, traces in (
-        (_DEV, [of_generation(g, scorer) for g in measured.generations]),
+        (_DEV, [of_generation(g, scorer.all) for g in measured.generations]),
         (_FOLDS, [trace for trace in of_folds if not trace.left_out]),
         (_UNSEEN, [trace for trace in of_folds if trace.left_out]),
     ):
@@ -222,10 +229,10 @@ _OF_TRACES: dict[str, Callable[[Sequence[Trace], int], Iterator[Cell]]] = {
 }
 
 
-def _joined(judge: Iterable[_Placed], control: Iterable[_Placed]) -> dict[str, list[Any]]:
-    """Each figure beside the control's, and how far it leads."""
+def joined(judge: Iterable[Placed], control: Iterable[Placed]) -> dict[str, list[Any]]:
+    """Each figure beside another judge's of the same rows, and how far it leads."""
     beside = {(name, where, cell.row, cell.figure): cell for name, where, cell in control}
-    joined: dict[str, list[Any]] = {}
+    found: dict[str, list[Any]] = {}
     for name, where, cell in judge:
         if cell.estimate is None:
             continue
@@ -241,8 +248,8 @@ def _joined(judge: Iterable[_Placed], control: Iterable[_Placed]) -> dict[str, l
             "control": None if rival is None else rival.interval,
             "lead": None if rival is None else cell.estimate.lead(rival),
         }
-        joined.setdefault(name, []).append(row)
-    return joined
+        found.setdefault(name, []).append(row)
+    return found
 
 
 def _trained_on(folder: Path, judge: Judge) -> dict[str, list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from monitors.errors import TraceError
-from monitors.judges.base import Judge
+from monitors.judges.base import Judge, Passage
 from monitors.measure.figures import Vector, pessimistic
-from monitors.measure.scoring import Calibrating, Scorer, log_odds
+from monitors.measure.scoring import Calibrating, log_odds
 from monitors.taxonomy import Stage
 from monitors.trace import read_rows
 from monitors.training.corpus import Generation
@@ -64,7 +64,7 @@ class Trace:
         return float(np.sort(known)[-count:].mean())
 
 
-def of_generation(generation: Generation, scorer: Scorer) -> Trace:
+def of_generation(generation: Generation, odds_of: Callable[[Iterable[Passage]], Vector]) -> Trace:
     """A generation's trace; steps without text do not count."""
     kept = [at for at, step in enumerate(generation.steps) if step.text.strip()]
     ends = list(accumulate(len(step.text) for step in generation.steps))
@@ -77,7 +77,7 @@ def of_generation(generation: Generation, scorer: Scorer) -> Trace:
         voice=getattr(generation, "voice", ""),
         unsafe=generation.unsafe,
         turn=None if onset is None else sum(at < onset for at in kept),
-        odds=scorer.all(generation.steps[at] for at in kept),
+        odds=odds_of(generation.steps[at] for at in kept),
         ends=_tokens([ends[at] for at in kept], generation.lang),
         read=generation.read,
     )

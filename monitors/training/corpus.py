@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -33,9 +34,14 @@ FILES = {
     "traces_dev.jsonl.gz": "whole generations to measure on",
     "labels.jsonl": "onsets read in those generations",
 }
-"""What to bring; the paired thinking, our own writing, comes with the package."""
+"""What to bring; our own writing, paired thinking and other languages, comes with the package."""
 
 PAIRS = Path(__file__).parent / "pairs.jsonl"
+LANGUAGES = Path(__file__).parent / "languages.jsonl"
+"""The same requests, harmful and harmless ones, with thinking and answers, in many languages."""
+
+IN_LANGUAGES = "languages"
+"""The source of these rows."""
 
 OWN = "Apache-2.0 (written for mlrm-guard)"
 _DNA = (
@@ -162,6 +168,7 @@ def load(folder: Path, split: Split, build: Build) -> Corpus:
         corpus.examples += _answer(row)
     for generation in corpus.generations[len(traces) :]:
         corpus.examples += _labelled_steps(generation)
+    corpus.examples += _in_languages(split)
     return corpus
 
 
@@ -175,7 +182,7 @@ def check(folder: Path) -> None:
 
 def digest(folder: Path) -> dict[str, str]:
     """The first 16 hex digits of each data file's SHA-256, so that a card can name its data."""
-    files = [*(folder / name for name in FILES), PAIRS]
+    files = [*(folder / name for name in FILES), PAIRS, LANGUAGES]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
 
 
@@ -297,6 +304,40 @@ def _pairs(split: Split) -> Iterator[Generation]:
                 harmful_request=row["kind"] == "request",
                 read=True,
             )
+
+
+_LANGUAGE_WEIGHT = 4.0  # one source, but seventeen languages
+_DEV_CONCEPTS = 6  # one in so many concepts, in all languages, is for measuring
+
+
+def _in_languages(split: Split) -> Iterator[Example]:
+    for row in _rows(LANGUAGES):
+        concept, request = row["concept"], row["request"]
+        if (zlib.crc32(concept.encode()) % _DEV_CONCEPTS == 0) != (split == "dev"):
+            continue
+        harmful = "unsafe" in row
+        own = Example(
+            passage=Passage(Stage.INPUT, request),
+            unsafe=harmful,
+            source=IN_LANGUAGES,
+            group=f"languages {concept}",
+            licence=OWN,
+            scenario=Scenario(row["scenario"]) if harmful else None,
+            contrast=row.get("contrast", False),
+            lang=row["lang"],
+            weight=_LANGUAGE_WEIGHT,
+        )
+        yield own
+        step, answer = Passage(Stage.REASONING, "", request), Passage(Stage.ANSWER, "", request)
+        good = replace(own, unsafe=False, scenario=None, contrast=harmful or own.contrast)
+        if harmful:
+            yield replace(own, passage=replace(step, text=row["unsafe"]), stance="fulfilling")
+            yield replace(good, passage=replace(step, text=row["safe"]))
+            yield replace(own, passage=replace(answer, text=row["assent"]))
+            yield replace(good, passage=replace(answer, text=row["refusal"]))
+        else:
+            yield replace(good, passage=replace(step, text=row["thinking"]), stance="fulfilling")
+            yield replace(good, passage=replace(answer, text=row["answer"]))
 
 
 def _passages(steps: list[str], request: str) -> Iterator[Passage]:

@@ -4,7 +4,9 @@ Two phases. `base`: requests, answers, re-voiced and other steps, so that the en
 harm is. `thinking`: the steps of whole traces, cut by the gateway's segmenter and shown with their
 context, with some of the base phase against forgetting. Rows are drawn, not walked through: a
 source weighs the root of its size, and both labels of a stage, and of a source that has both, weigh
-the same, so that a voice does not tell the label.
+the same, so that a voice does not tell the label. Other languages than English are drawn apart, as
+often unsafe as safe, so that a language does not tell it either; of other scripts than Latin the
+encoder's vocabulary has letters at best, so it is shown none.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from monitors.judges.base import Passage
+from monitors.judges.language import READ_IN_PART, other_script
 from monitors.taxonomy import Scenario, Stage
 from monitors.training.corpus import Example, Stance, cut
 from monitors.units import EARLIER_STEPS
@@ -45,7 +48,8 @@ _THINKING: Mapping[str, float] = {
 }
 """Shares of the sources of the second phase; what is left is drawn as in the first."""
 
-_REPLAY = 0.13
+_REPLAY = 0.16
+_OTHER_LANGUAGES = 0.25  # of the rows of a stage
 _STAGES = {Stage.INPUT: 0.42, Stage.ANSWER: 0.3, Stage.REASONING: 0.28}
 _UNSAFE = 0.45  # share of unsafe rows in a source that has both
 _CONTRAST = 3.0
@@ -78,6 +82,8 @@ class _Pools:
     """Rows of the second phase, by source and label; an empty list where a source has none."""
     base: dict[tuple[Stage, bool], dict[tuple[str, bool], list[Example]]]
     """The others, by stage and label, then by source and whether they only look unsafe."""
+    languages: dict[tuple[Stage, str], dict[bool, list[Example]]]
+    """Those that are not in English, by stage and language, then by label."""
 
 
 def _pools(examples: Iterable[Example]) -> _Pools:
@@ -85,14 +91,21 @@ def _pools(examples: Iterable[Example]) -> _Pools:
     base: dict[tuple[Stage, bool], dict[tuple[str, bool], list[Example]]] = defaultdict(
         lambda: defaultdict(list)
     )
+    languages: dict[tuple[Stage, str], dict[bool, list[Example]]] = defaultdict(
+        lambda: {True: [], False: []}
+    )
     for e in examples:
+        if other_script(e.passage.text) >= READ_IN_PART:
+            continue
         if e.source in _THINKING:
             for label in (False, True):
                 both.setdefault((e.source, label), [])
             both[e.source, e.unsafe].append(e)
-        if e.source not in _THINKING or e.source == "grid":
+        if e.lang != "en":
+            languages[e.passage.stage, e.lang][e.unsafe].append(e)
+        elif e.source not in _THINKING or e.source == "grid":
             base[e.passage.stage, e.unsafe][e.source, e.contrast].append(e)
-    return _Pools(both, base)
+    return _Pools(both, base, languages)
 
 
 def _of_source(pools: _Pools, name: str, count: int, draw: random.Random) -> Iterator[Bag]:
@@ -103,6 +116,15 @@ def _of_source(pools: _Pools, name: str, count: int, draw: random.Random) -> Ite
 
 
 def _of_stage(pools: _Pools, stage: Stage, count: int, draw: random.Random) -> Iterator[Bag]:
+    languages = [
+        own for (at, _), own in pools.languages.items() if at is stage and all(own.values())
+    ]
+    if languages:
+        others = round(_OTHER_LANGUAGES * count)
+        for number in range(others):
+            rows = draw.choice(languages)[number % 2 == 0]
+            yield _bag(draw.choice(rows), draw)
+        count -= others
     for label in (False, True):
         own = pools.base.get((stage, label), {})
         if not own:

@@ -7,7 +7,7 @@ stages as far as it helps.
 from __future__ import annotations
 
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -120,7 +120,9 @@ def _stage_rows(
 
 
 def row_weights(examples: Sequence[Example], settings: Settings) -> Vector:
-    """A source weighs the root of its size; in each stage both labels weigh the same."""
+    """A source weighs the root of its size; in each language of a stage both labels weigh the same,
+    or the language would tell the label.
+    """
     sizes = Counter((e.source, e.passage.stage, e.unsafe) for e in examples)
     weights = np.array(
         [
@@ -132,6 +134,7 @@ def row_weights(examples: Sequence[Example], settings: Settings) -> Vector:
         ]
     )
     _cap_revoiced(examples, weights)
+    _balance_languages(examples, weights)
     stages = np.array([STAGES.index(e.passage.stage) for e in examples])
     unsafe = np.array([e.unsafe for e in examples])
     for stage in range(len(STAGES)):
@@ -140,6 +143,17 @@ def row_weights(examples: Sequence[Example], settings: Settings) -> Vector:
             if chosen.any():
                 weights[chosen] *= (stages == stage).sum() / 2 / weights[chosen].sum()
     return weights
+
+
+def _balance_languages(examples: Sequence[Example], weights: Vector) -> None:
+    own: dict[tuple[Stage, str], dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
+    for at, e in enumerate(examples):
+        own[e.passage.stage, e.lang][e.unsafe].append(at)
+    for labels in own.values():
+        if all(labels.values()):
+            whole = weights[labels[True] + labels[False]].sum()
+            for rows in labels.values():
+                weights[rows] *= whole / 2 / weights[rows].sum()
 
 
 def _cap_revoiced(examples: Sequence[Example], weights: Vector) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from scipy import optimize
 from monitors.errors import UserError
 from monitors.judges.base import Passage
 from monitors.judges.judge_file import EncoderParts, JudgeFile
+from monitors.judges.language import READ_AT_ALL, other_script
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScorer
 from monitors.taxonomy import Stage
@@ -46,7 +47,7 @@ from monitors.training.voice import voice_only
 class Plan:
     """Everything that decides what is learned, beside data and seed."""
 
-    base: int = 27_000  # bags shown in the first phase
+    base: int = 30_000  # bags shown in the first phase
     # In the second, and of each model that scores a fold.
     thinking: Mapping[str, int] = field(
         default_factory=lambda: {"release": 20_000, "research": 18_000}
@@ -55,6 +56,7 @@ class Plan:
     base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
     thinking_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5))
     fold_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5, frozen=2))
+    lever: int = 8_000  # and of each lever (`mlrm-guard judge levers`)
     grid: int = 6_000  # steps made from requests
     linear: Settings = field(default_factory=lambda: Settings(folds=3))
     sampled: int = 0  # generations of each source that are scored out of fold; 0: see _SAMPLED
@@ -96,20 +98,22 @@ def run(
     plan = plan or (CONTROL_PLAN if control else Plan())
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; create it or choose another --out")
-    with _progress(say) as report:
+    with progress(say) as report:
         report("reading the corpus", 0.0)
         data = digest(folder)
-        key = _key([data, asdict(plan), seed, control])
-        kept = Kept(work / f"{'control-' if control else ''}{key}", plan, seed, report)
-        read = cache(lambda build: _read(folder, build, plan, seed, control=control))
-        corpus = read(build)
-        base = kept.phase("base", "base", None, read("release").examples)
+        kept = Kept.of(work, data, plan, seed, report, control=control)
+        of_build = cache(lambda build: read(folder, build, plan, seed, control=control))
+        corpus = of_build(build)
+        whole = of_build("research")
+        base = kept.base(of_build("release"), whole)
         problem = cache(lambda: Problem(corpus.examples, plan.linear))
         # Generations of every licence serve to measure; what may not be learned is not.
-        measured = _measured(read("research").generations, plan.sampled)
+        generations = measured(whole.generations, plan.sampled)
         found = OutOfFold([], [], [])
         if not control:  # it is only ever compared by rank, on the dev split
-            found = out_of_fold(kept, build, base, problem, corpus.examples, generations=measured)
+            found = out_of_fold(
+                kept, build, base, problem, corpus.examples, generations=generations
+            )
         encoder = kept.phase(f"{build}-final", "thinking", base, corpus.examples)
         linear = kept.linear(build, problem, None)
         held = [] if control else held_out(kept, encoder, build, problem, corpus.examples)
@@ -126,6 +130,8 @@ def run(
         }
         first_tier = replace(linear, languages=_languages(corpus), about=about)
         judge = _calibrated(first_tier, encoder, [*held, *found.rows])
+        if not control:
+            judge = replace(judge, alone=_alone(judge, kept, build, problem, corpus.examples))
         judge.save(out)
         if not control:
             _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
@@ -144,7 +150,7 @@ def _key(made_from: list[Any]) -> str:
 
 
 @contextmanager
-def _progress(say: Callable[[str], None]) -> Iterator[Report]:
+def progress(say: Callable[[str], None]) -> Iterator[Report]:
     """A bar on a terminal, else a line whenever something new begins or a fifth of it is done."""
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
@@ -163,7 +169,8 @@ def _progress(say: Callable[[str], None]) -> Iterator[Report]:
         yield report
 
 
-def _read(folder: Path, build: Build, plan: Plan, seed: int, *, control: bool) -> Corpus:
+def read(folder: Path, build: Build, plan: Plan, seed: int, *, control: bool = False) -> Corpus:
+    """What a build learns from, the steps made from its requests with it."""
     corpus = load(folder, "train", build)
     learned = [e for e in corpus.examples if not is_held(e)]
     corpus.examples += grid(learned, plan.grid, seed)
@@ -201,6 +208,29 @@ class Kept:
     plan: Plan
     seed: int
     report: Report
+
+    @classmethod
+    def of(
+        cls,
+        work: Path,
+        data: Mapping[str, str],
+        plan: Plan,
+        seed: int,
+        report: Report,
+        *,
+        control: bool = False,
+    ) -> Self:
+        """In a folder named after everything that decides what is learned."""
+        key = _key([data, asdict(plan), seed, control])
+        return cls(work / f"{'control-' if control else ''}{key}", plan, seed, report)
+
+    def base(self, corpus: Corpus, measured: Corpus) -> network.Encoder:
+        """The encoder after the first phase, which both builds share and no fold repeats: groups of
+        thinking that was labelled by reading are left out, to measure on.
+        """
+        groups = {g.group for g in measured.generations if g.read}
+        rows = [e for e in corpus.examples if e.group not in groups]
+        return self.phase("base", "base", None, rows)
 
     def phase(
         self,
@@ -281,8 +311,7 @@ class Row:
 class OutOfFold:
     """What models give a row whose group their second phase did not see, before mixing.
 
-    The first phase is shared by all folds: requests and answers of the same goals may be in it (of
-    safekey all groups, of khalaf_r1 one in twenty), its thinking never.
+    The first phase, shared by all folds, saw no row of a group whose thinking is labelled.
     """
 
     rows: list[Row]
@@ -304,7 +333,8 @@ _SAMPLED = {
 solutions that people wrote."""
 
 
-def _measured(generations: Sequence[Generation], most: int) -> list[Generation]:
+def measured(generations: Sequence[Generation], most: int) -> list[Generation]:
+    """Those that are scored out of fold."""
     found: dict[str, list[Generation]] = defaultdict(list)
     for g in sorted(generations, key=lambda g: zlib.crc32(g.id.encode())):
         if len(found[g.source]) < (most or _SAMPLED.get(g.source, len(generations))):
@@ -475,6 +505,34 @@ def _mix(found: Vector, unsafe: Flags, weight: Vector) -> NDArray[np.float32]:
     start = np.array([1.0, 0.2, 0.0, 0.0])
     found_mix = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     return np.asarray(found_mix.x, np.float32)
+
+
+def _alone(
+    judge: JudgeFile,
+    kept: Kept,
+    build: Build,
+    problem: Callable[[], Problem],
+    examples: Sequence[Example],
+) -> NDArray[np.float32]:
+    """(stages, 2): slope and offset of the linear logit where the encoder cannot read.
+
+    Fitted out of fold, where both labels were seen in such scripts; 0.5 as in `_calibrated`.
+    """
+    folds = kept.plan.linear.folds
+    scorers = [LinearScorer(kept.linear(build, problem, at).linear) for at in range(folds)]
+    alone = np.zeros((len(STAGES), 2), np.float32)
+    for at, stage in enumerate(STAGES):
+        own = [e for e in examples if e.passage.stage is stage]
+        foreign = [e for e in own if other_script(e.passage.text) > READ_AT_ALL]
+        if len({e.unsafe for e in foreign}) < 2:
+            foreign = own
+        unsafe = np.array([e.unsafe for e in foreign])
+        logits = np.array([scorers[fold_of(e.group, folds)].logit(e.passage) for e in foreign])
+        found = np.stack([np.zeros_like(logits), logits, np.zeros_like(logits), logits * 0 + 1], 1)
+        slope = float(_mix(found, unsafe, _weights(foreign))[1])
+        top = float(np.quantile(logits[~unsafe], 1 - _FALSE_ALARMS[at]))
+        alone[at] = slope, float(judge.threshold[at]) - slope * top
+    return alone
 
 
 _CLIP = 2.0  # of the default policy's evidence, in nats

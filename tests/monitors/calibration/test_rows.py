@@ -134,3 +134,24 @@ def test_a_file_without_json_or_rows_and_an_unknown_source(tmp_path: Path) -> No
         read_data([tmp_path / "x"])
     with pytest.raises(UserError, match=r"--hard b: no such source; the data have a"):
         read(tmp_path, trace(unsafe_reasoning=0), hard=["b"])
+
+
+def test_a_source_by_lot_always_the_same(tmp_path: Path) -> None:
+    rows = [trace(str(at), unsafe_reasoning=0) for at in range(9)]
+    rows += [trace(f"b{at}", unsafe_reasoning=0, source="b") for at in range(2)]
+    data = read(tmp_path, *rows, at_most={"a": 4})
+    kept = {g.id for g in data.generations}
+    assert len(kept) == 6
+    assert kept == {g.id for g in read(tmp_path, *rows[::-1], at_most={"a": 4}).generations}
+    assert kept < {g.id for g in read(tmp_path, *rows, at_most={"a": 5}).generations}
+    assert data.left_out == {"a: more than 4": 5}
+    with pytest.raises(UserError, match="--at-most c: no such source; the data have a, b"):
+        read(tmp_path, *rows, at_most={"c": 4})
+
+
+def test_an_onset_beyond_the_text_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [trace("a", unsafe_reasoning=1, onset_char=len(LONG) - 1)]
+    assert len(read(tmp_path, *rows).generations) == 1
+    rows.append({"id": "a", "unsafe_reasoning": 1, "onset_char": len(LONG)})
+    with pytest.raises(UserError, match=r"data\.jsonl:1: onset_char: lies beyond the text, which"):
+        read(tmp_path, *rows)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitors.errors import JudgeFileError, UserError
+from monitors.errors import UserError
 from monitors.judges.base import Judge, Passage
 from monitors.judges.build import build_judges, make_judge
 from monitors.judges.embedded import EmbeddedJudge
 from monitors.judges.judge_file import JudgeFile
 from monitors.judges.layout import STRIDE
+from monitors.judges.linear import LinearScorer
 from monitors.judges.rules import Rule
 from monitors.taxonomy import Scenario, Stage
 from tests.monitors.judges import conformance
@@ -160,6 +161,10 @@ def thought(text: str, request: str = "") -> Passage:
     return Passage(Stage.REASONING, text, request=request)
 
 
+def small_linear(passage: Passage) -> float:
+    return LinearScorer(small_file().linear).logit(passage)
+
+
 def clearing(below: float) -> EmbeddedJudge:
     return EmbeddedJudge(replace(small_file(), clear=np.full(3, below, np.float32)), "clearing")
 
@@ -169,12 +174,11 @@ def test_conformance_of_both_tiers(small: EmbeddedJudge) -> None:
     conformance.check(clearing(0.5))
 
 
-def test_features_and_their_mix(small: EmbeddedJudge) -> None:
+def test_both_tiers_are_mixed(small: EmbeddedJudge) -> None:
     passage = thought("grim agree dark", request="dark")
     linear = (2 + 1) / np.sqrt(3) + 0.1
-    assert small.features(passage) == pytest.approx([5, linear, 1.5])
     assert small.logit(passage) == pytest.approx(0.5 * 5 + 0.25 * linear + 2 * 1.5 - 1)
-    assert small.features(thought("decline")) == pytest.approx([0, 0, -2])
+    assert small.logit(thought("decline")) == pytest.approx(2 * -2 - 1)
     # Stages have mixes of their own.
     assert small.logit(Passage(Stage.INPUT, "grim agree dark")) == pytest.approx(5)
     assert small.logit(Passage(Stage.ANSWER, "grim agree dark")) == pytest.approx(1.5)
@@ -190,8 +194,8 @@ def test_the_score_is_calibrated(small: EmbeddedJudge) -> None:
 
 def test_the_worst_piece_counts_with_its_own_stance_and_scenarios(small: EmbeddedJudge) -> None:
     passage = thought("agree " + "calm " * 251 + "decline " + "grim " * 10)
-    unsafe, _, stance = small.features(passage)
-    assert (unsafe, stance) == (10 * 3 - (252 - STRIDE), -2)
+    worst, linear = 10 * 3 - (252 - STRIDE), small_linear(passage)
+    assert small.logit(passage) == pytest.approx(0.5 * worst + 0.25 * linear + 2 * -2 - 1)
     verdict = small.score([thought(f"{'dark ' * 10} {'calm ' * 300} {'grim ' * 150}")])[0]
     assert max(verdict.scenarios, key=lambda name: verdict.scenarios[name]) is Scenario.WEAPONS
 
@@ -231,8 +235,6 @@ def test_what_is_cleared_never_reaches_the_encoder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("monitors.judges.encoder.Encoder.logits", lambda _, p: reading(p))
     judge.score([thought("calm"), thought("grim"), thought("dark dark")])
     assert read == ["grim", "dark dark"]
-    judge.features(thought("calm"))
-    assert read[2:] == ["calm"]
 
 
 def test_without_a_bound_nothing_is_cleared(small: EmbeddedJudge) -> None:
@@ -243,15 +245,22 @@ def test_without_a_bound_nothing_is_cleared(small: EmbeddedJudge) -> None:
 def test_the_linear_tier_alone() -> None:
     judge = EmbeddedJudge(linear_file(), "alone")
     assert judge.logit(thought("grim")) == pytest.approx(2)
-    assert judge.features(thought("grim")) == pytest.approx([0, 2, 0])
     assert score(judge, "grim") == pytest.approx(1 / (1 + np.exp(-2)))
 
 
-def test_a_mix_of_an_encoder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "judge.npz"
-    replace(small_file(), encoder=None).save(path)
-    with pytest.raises(JudgeFileError, match="weighs an encoder that it does not hold; make one"):
-        make_judge(str(path))
+def test_the_linear_tier_alone_judges_what_the_encoder_cannot_read() -> None:
+    alone = np.tile(np.array([3, -0.5], np.float32), (3, 1))
+    judge = EmbeddedJudge(replace(small_file(), alone=alone), "two scripts")
+    read = small_linear(thought("grim"))
+    assert judge.logit(thought("grim слово и ещё много других")) == pytest.approx(
+        3 * small_linear(thought("grim слово и ещё много других")) - 0.5
+    )
+    # Mixed text is judged both ways, and the worse counts.
+    both = "grim grim слово"
+    assert judge.logit(thought(both)) == pytest.approx(3 * small_linear(thought(both)) - 0.5)
+    calm = "calm calm слово"
+    assert judge.logit(thought(calm)) > 3 * small_linear(thought(calm)) - 0.5
+    assert judge.logit(thought("grim")) == pytest.approx(0.5 * 3 + 0.25 * read - 1)
 
 
 def test_a_saved_judge_judges_the_same(small: EmbeddedJudge, tmp_path: Path) -> None:

@@ -116,3 +116,25 @@ def test_facts_and_notes() -> None:
     assert "| told, input (MIT) | 30 / 40 |" in card
     assert "| MIT | 70 |" in card
     assert "dev.jsonl.gz 01234567" in card
+
+
+def test_levers_stand_beside_their_reference() -> None:
+    def lever(says: str, judge: float, lead: list[float]) -> dict[str, Any]:
+        cell = row("khalaf_r1, traces", "AUROC, mean of top 3 steps", judge)
+        return {"says": says, "tables": {"read": [cell | {"where": "fold 0", "lead": lead}]}}
+
+    levers = {
+        "fold": "fold 0",
+        "bags": 8,
+        "plan": {"thinking": {"research": 18}},
+        "levers": {
+            "reference": lever("everything", 90, [0, 0, 0]),
+            "no pairs": lever("without pairs", 80, [-10, -15, -5]),
+            "longer": lever("twice", 91, [1, -2, 4]),
+        },
+    }
+    card = render_card([scores("release")], levers)
+    assert "| **reference**: everything | 90 | – |" in card
+    assert "| **no pairs**: without pairs | 80 [**-10 (-15 to -5)**] | – |" in card
+    assert "| **longer**: twice | 91 [+1 (-2 to +4)] | – |" in card
+    assert "## What moves what" not in render_card([scores("release")])

@@ -85,7 +85,7 @@ def test_steps_without_text_do_not_count() -> None:
     steps = tuple(Passage(Stage.REASONING, text) for text in texts)
     generation = Generation("t", "star1", "g", "MIT", steps, unsafe=True, onset=2)
     scorer = Scorer(WordJudge(lambda p: 0.9 if "teapot" in p.text else 0.2))
-    found = of_generation(generation, scorer)
+    found = of_generation(generation, scorer.all)
     assert found.turn == 1
     assert [odds > 0 for odds in found.odds] == [False, True, False]
     assert list(found.ends) == [6 / 4, 18 / 4, 27 / 4]

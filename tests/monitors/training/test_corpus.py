@@ -9,6 +9,7 @@ import pytest
 
 from monitors.errors import UserError
 from monitors.judges.judge_file import JudgeFile
+from monitors.taxonomy import Stage
 from monitors.training import corpus
 from monitors.training.corpus import LICENCES, OWN, Split, allowed, load
 from monitors.training.fit import Problem, Settings
@@ -98,4 +99,18 @@ def test_real_corpus_release_rows() -> None:
     assert all(LICENCES[licence][0] for licence in licences)
     dev = {e.group for e in load(REAL, "dev", "research").examples}
     assert not dev & {e.group for e in found.examples}
-    assert {*corpus.FILES, "pairs.jsonl"} == corpus.digest(REAL).keys()
+    assert {*corpus.FILES, "pairs.jsonl", "languages.jsonl"} == corpus.digest(REAL).keys()
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_every_language_has_the_same_concepts(tmp_path: Path, split: Split) -> None:
+    found = [e for e in load(write(tmp_path), split, "release").examples if e.source == "languages"]
+    languages = {e.lang for e in found}
+    assert len(languages) == 17
+    groups = {e.group for e in found}
+    for lang in languages:
+        own = [e for e in found if e.lang == lang]
+        assert {e.group for e in own} == groups
+        for stage in Stage:
+            assert {e.unsafe for e in own if e.passage.stage is stage} == {True, False}
+    assert not any(e.unsafe and e.contrast for e in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,29 @@ def load_one(text: str) -> list[Example]:
 def test_harmless_without_harmful_gives_no_grid(tmp_path: Path) -> None:
     found = [e for e in load(write(tmp_path), "train", "release").examples if not e.unsafe]
     assert not list(grid(found, 10, seed=0))
+
+
+def test_no_language_tells_the_label(examples: list[Example]) -> None:
+    english = [e for e in examples if e.lang == "en"]
+    few = [next(e for e in english if e.passage.stage is stage and not e.unsafe) for stage in Stage]
+    lopsided = [
+        replace(e, lang="fr", passage=replace(e.passage, text=f"Oui, {number}."))
+        for number, e in enumerate([*few, *(e for e in english if e.unsafe)])
+    ]
+    drawn = draws([*english, *lopsided], "base", 900, seed=1)
+    for stage in Stage:
+        own = [
+            bag.unsafe
+            for bag in drawn
+            if bag.stage is stage and bag.passages[0].text.startswith("Oui, ")
+        ]
+        assert len(own) > 40
+        assert sum(own) == pytest.approx(len(own) / 2, abs=1)
+
+
+def test_the_encoder_is_not_shown_what_its_vocabulary_cannot_read(examples: list[Example]) -> None:
+    text = "Полный план для человека"
+    foreign = [replace(e, lang="ru", passage=replace(e.passage, text=text)) for e in examples[:60]]
+    for phase in ("base", "thinking"):
+        drawn = draws([*examples, *foreign], phase, 900, seed=1)
+        assert not any(passage.text == text for bag in drawn for passage in bag.passages)

@@ -115,3 +115,33 @@ def test_the_export_gives_what_the_encoder_gives() -> None:
     found = judge.logits(passage)
     assert found.shape == np.shape(wanted)
     assert np.abs(found - wanted).max() < 0.25  # eight bits
+
+
+def test_levers_are_measured_beside_the_reference(tmp_path: Path) -> None:
+    from monitors.errors import UserError
+    from monitors.measure import levers
+    from monitors.training import train
+    from monitors.training.fit import Settings
+
+    data, out = write(tmp_path), tmp_path / "levers.json"
+    plan = train.Plan(base=32, lever=24, grid=20, linear=Settings(folds=2, iterations=5), sampled=4)
+
+    def run(only: list[str]) -> None:
+        levers.run(data, out, work=tmp_path, seed=1, only=only, say=lambda _: None, plan=plan)
+
+    run(["no pairs"])
+    found = json.loads(out.read_text())["levers"]
+    assert list(found) == [levers.REFERENCE, "no pairs"]
+    of = {
+        name: next(
+            row
+            for row in lever["tables"]["pairs"]
+            if (row["row"], row["figure"]) == ("pairs", "AUROC, mean of top 3 steps")
+        )
+        for name, lever in found.items()
+    }
+    reference, moved = of.values()
+    assert reference["lead"] == [0.0, 0.0, 0.0]
+    assert moved["lead"][0] == pytest.approx(moved["judge"][0] - reference["judge"][0], abs=0.11)
+    with pytest.raises(UserError, match="no lever 'magic'; there are: reference, "):
+        run(["magic"])

@@ -1,0 +1,197 @@
+"""Which part of the training moves which figure: the encoder without it, or with more of it.
+
+Every lever learns the thinking phase anew, from one base phase, and is measured on the one fold of
+groups that it did not see, by the encoder alone: what the first tier and the mix add is not in it.
+Each figure stands beside that of the reference, on the same rows. Needs the `train` extra.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from monitors.errors import UserError
+from monitors.judges.base import Passage
+from monitors.judges.layout import STAGES
+from monitors.measure import tables
+from monitors.measure.figures import Vector
+from monitors.measure.measure import FORMAT, Placed, joined
+from monitors.measure.stream import stream_table
+from monitors.measure.traces import Trace, of_generation
+from monitors.taxonomy import Stage
+from monitors.training import network
+from monitors.training.corpus import Corpus, Example, digest
+from monitors.training.curriculum import draws
+from monitors.training.fit import fold_of
+from monitors.training.train import Kept, Plan, Report, is_held, measured, progress, read
+
+FOLD = 0
+"""The fold that is held out."""
+
+_WHERE = f"fold {FOLD} (train)"
+_UNREAD = ("matsuo_judge", "p07_math", "phybench", "huatuo_o1", "barrel", "gsm8k")
+_READ = ("khalaf_r1:read", "safekey:read", "matsuo_pairs:read")
+
+
+@dataclass(slots=True, frozen=True)
+class Lever:
+    """One change. `kept`: which examples are learned from; `shown`: how a passage is shown."""
+
+    says: str
+    kept: Callable[[Example], bool] = lambda _: True
+    shown: Callable[[Passage], Passage] = lambda passage: passage
+    times: int = 1  # as many bags as the plan says
+    start: Literal["base", "pretrained"] = "base"
+    layers: int = 6
+
+
+def _with_step_before(passage: Passage) -> Passage:
+    if passage.stage is not Stage.REASONING or not passage.earlier:
+        return passage
+    *earlier, last = passage.earlier
+    return replace(passage, text=f"{last} {passage.text}", earlier=tuple(earlier))
+
+
+def _half(example: Example) -> bool:
+    return example.source not in _READ or zlib.crc32(f"half {example.group}".encode()) % 2 == 0
+
+
+REFERENCE = "reference"
+
+LEVERS: Mapping[str, Lever] = {
+    REFERENCE: Lever("everything"),
+    "no labelled thinking": Lever(
+        "without the natural thinking that was labelled by reading",
+        kept=lambda e: e.source not in _READ,
+    ),
+    "half of the labelled thinking": Lever("half of its groups", kept=_half),
+    "no pairs": Lever("without pairs.jsonl", kept=lambda e: e.source != "pairs:read"),
+    "no request": Lever(
+        "steps are judged without their request", shown=lambda p: replace(p, request="")
+    ),
+    "no earlier steps": Lever(
+        "steps are judged without those before them", shown=lambda p: replace(p, earlier=())
+    ),
+    "two steps at once": Lever("a unit is a step and the one before it", shown=_with_step_before),
+    "no base phase": Lever(
+        "from the pretrained encoder, without requests, answers, re-voiced steps first",
+        start="pretrained",
+    ),
+    "no grid": Lever("without steps made from requests", kept=lambda e: e.source != "grid"),
+    "twice as long": Lever("twice as many bags", times=2),
+    "three layers": Lever("half of the encoder's layers, its base phase cut too", layers=3),
+}
+"""By name, the most telling first."""
+
+
+def run(
+    folder: Path,
+    out: Path,
+    *,
+    work: Path,
+    seed: int,
+    only: Sequence[str],
+    say: Callable[[str], None],
+    plan: Plan | None = None,
+) -> None:
+    """Train and measure the levers, all or some, on the research build's rows; write `out`.
+
+    Raises UserError for a lever that there is not.
+    """
+    if missing := [name for name in only if name not in LEVERS]:
+        raise UserError(f"no lever {missing[0]!r}; there are: {', '.join(LEVERS)}")
+    plan = plan or Plan()
+    names = [name for name in LEVERS if name == REFERENCE or not only or name in only]
+    with progress(say) as report:
+        report("reading the corpus", 0.0)
+        kept = Kept.of(work, digest(folder), plan, seed, report)
+        corpus = read(folder, "research", plan, seed)
+        base = kept.base(read(folder, "release", plan, seed), corpus)
+        traces = {name: _traces(name, kept, corpus, base, report) for name in names}
+    reference = list(_cells(traces[REFERENCE], seed))
+    found = {
+        "format": FORMAT,
+        "data": digest(folder),
+        "seed": seed,
+        "plan": asdict(plan),
+        "bags": plan.lever,
+        "fold": _WHERE,
+        "levers": {
+            name: {
+                "says": LEVERS[name].says,
+                "tables": joined(_cells(traces[name], seed), reference),
+            }
+            for name in names
+        },
+    }
+    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    say(f"{out}: {len(names)} levers")
+
+
+def _traces(
+    name: str, kept: Kept, corpus: Corpus, base: network.Encoder, report: Report
+) -> list[Trace]:
+    """The generations of the fold that is held out, scored by a lever's encoder."""
+    lever = LEVERS[name]
+    own = [
+        g
+        for g in measured(corpus.generations, kept.plan.sampled)
+        if fold_of(g.group, kept.plan.linear.folds) == FOLD and g.source not in _UNREAD
+    ]
+    passages = list(dict.fromkeys(p for g in own for p in g.steps if p.text.strip()))
+
+    def score() -> Vector:
+        encoder = _encoder(name, kept, corpus, base, report)
+        logits = network.logits_of(
+            encoder, [lever.shown(p) for p in passages], lambda s: report(f"scoring: {name}", s)
+        )
+        return np.array([rows[:, STAGES.index(Stage.REASONING)].max() for rows in logits])
+
+    odds = dict(zip(passages, kept.array(f"lever {name}", score), strict=True))
+
+    def of(steps: Iterable[Passage]) -> Vector:
+        return np.array([odds[step] for step in steps], np.float64)
+
+    return [of_generation(g, of) for g in own]
+
+
+def _encoder(
+    name: str, kept: Kept, corpus: Corpus, base: network.Encoder, report: Report
+) -> network.Encoder:
+    lever, plan = LEVERS[name], kept.plan
+    encoder = network.new_encoder(kept.seed)
+    if lever.start == "base":
+        encoder.load_state_dict(base.state_dict())
+    layers = encoder.bert.encoder.layer
+    encoder.bert.encoder.layer = layers[: lever.layers]
+    rows = [
+        replace(e, passage=lever.shown(e.passage))
+        for e in corpus.examples
+        if lever.kept(e) and not is_held(e) and fold_of(e.group, plan.linear.folds) != FOLD
+    ]
+    recipe = plan.fold_recipe if lever.start == "base" else plan.base_recipe
+    network.learn(
+        encoder,
+        draws(rows, "thinking", lever.times * plan.lever, kept.seed),
+        recipe,
+        seed=kept.seed,
+        checkpoint=kept.folder / f"lever {name}.checkpoint",
+        step=lambda share: report(f"lever: {name}", share),
+    )
+    return encoder
+
+
+def _cells(traces: Sequence[Trace], seed: int) -> Iterator[Placed]:
+    for name, of_traces in (
+        ("read", tables.read_table(traces, seed)),
+        ("pairs", tables.pair_table("pairs", traces, seed)),
+        ("matsuo_pairs", tables.pair_table("matsuo_pairs", traces, seed)),
+        ("stream", stream_table(traces, seed)),
+    ):
+        yield from ((name, _WHERE, cell) for cell in of_traces)
