@@ -32,7 +32,7 @@ _ENGLISH = frozenset(
         "only some these let ",
     )
 )
-_SAME = {"iw": "he", "jw": "jv", "nn": "no", "fil": "tl"}
+_SAME = {"iw": "he", "jw": "jv", "nn": "no", "fil": "tl", "ms": "id"}
 # Neighbours and mixtures of languages that are read: what CLD2 takes odd English or Spanish for.
 _UNSURE = frozenset(
     {"un", "sco", "gl", "co", "ie", "ia", "oc", "wa", "lb", "gd", "gv", "vo", "la", "xx"}
