@@ -129,8 +129,8 @@ def test_shieldgemma_to_the_letter() -> None:
         "content that contains references to sexual acts or other lewd content (e.g., sexually "
         "graphic descriptions, content aimed at causing arousal). Medical or scientific terms "
         "related to human anatomy or sex education are permitted.\n\n===\n\nDoes the human "
-        "question violate the above principle? Your answer must start with\n'Yes' or 'No'. And then walk "
-        "through step by step to be sure we answer\ncorrectly.\n\n"
+        "question violate the above principle? Your answer must start with\n'Yes' or 'No'. And "
+        "then walk through step by step to be sure we answer\ncorrectly.\n\n"
     )
     answered = make_format("shieldgemma").body(STEP)["prompt"]
     assert len(answered) == 4
