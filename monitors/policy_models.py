@@ -52,6 +52,8 @@ CUSTOM = "policy"
 DECLARED = "guard_models"
 """Key of the validation context: the names under `guard_models`, which `judges` may list."""
 
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
+_VARIABLE_SCHEMA = f"^{_VARIABLE.pattern}$"
 _URLS = "http://HOST[:PORT]/PATH or https://.., without user, query and fragment"
 
 T = TypeVar("T", bound=Hashable)
@@ -105,14 +107,23 @@ def _judge(value: object, info: ValidationInfo) -> object:
 
 
 def _base_url(value: str) -> str:
+    """No problem shows the value: people write keys into URLs."""
     try:
         parts = urlsplit(value)
         port, host = parts.port, parts.hostname
     except ValueError as error:
-        raise _problem(f"`{value[:80]}` is no URL", _URLS) from error
+        raise _problem("is no URL", _URLS) from error
     strange = parts.username is not None or parts.query or parts.fragment or port == 0
     if parts.scheme not in ("http", "https") or not host or strange or not value.isprintable():
-        raise _problem(f"`{value[:80]}` is not allowed", _URLS)
+        raise _problem("is a URL that cannot be used", _URLS)
+    return value
+
+
+def _variable(value: object) -> object:
+    """The name of an environment variable; what is none may be the key, and is not shown."""
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        text = "is no name of an environment variable; a key itself never stands in a policy"
+        raise _problem(text, f"text of the form {_VARIABLE.pattern}")
     return value
 
 
@@ -313,7 +324,12 @@ class GuardModelEntry(_Section):
     model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_text)] = Field(
         description="Its name on that server."
     )
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]{0,99}$")] | _Absent = Field(
+    api_key_env: (
+        Annotated[
+            str, BeforeValidator(_variable), Field(json_schema_extra={"pattern": _VARIABLE_SCHEMA})
+        ]
+        | _Absent
+    ) = Field(
         default=None,
         description="Environment variable that holds the server's key. Never the key itself.",
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import log
 from typing import Any
-
-import pytest
 
 from monitors.taxonomy import Scenario
 from tests.gateway.harness import (
@@ -16,7 +15,6 @@ from tests.gateway.harness import (
     RULES,
     SLIDE,
     THOUGHT,
-    assert_openai_error,
     guarded,
     nobody,
 )
@@ -28,9 +26,15 @@ SAFE, UNSAFE = (("safe", log(0.99)), ("unsafe", log(0.01))), (("unsafe", log(0.9
 def llama_guard(asked: dict[str, Any]) -> Answer:
     """Finds the harmless markers that the traces hold; scores by log-probabilities."""
     last = asked["messages"][-1]["content"]
-    text = "unsafe\nS9" if "purple teapot" in last or "crimson kettle" in last else "safe"
+    text = "safe"
+    if "purple teapot" in last:
+        text = "unsafe\nS10"
+    elif "crimson kettle" in last:
+        text = "unsafe\nS9"
     word, *rest = text.partition("\n")
-    rows = [{"token": part, "top_logprobs": []} for part in (word, "".join(rest)) if part]
+    rows: list[dict[str, Any]] = [
+        {"token": part, "top_logprobs": []} for part in (word, "".join(rest)) if part
+    ]
     told = SAFE if text == "safe" else UNSAFE
     rows[0]["top_logprobs"] = [{"token": token, "logprob": p} for token, p in told]
     return chat(text, logprobs={"content": rows})
@@ -39,7 +43,7 @@ def llama_guard(asked: dict[str, Any]) -> Answer:
 def policy(url: str, **judges: Any) -> Mapping[str, Any]:
     kept = {k: v for k, v in RULES.items() if k not in ("judges", "rules")}
     model = {"format": "llama-guard-3", "base_url": url, "model": "llama"}
-    names = dict.fromkeys(("input", "reasoning", "answer"), ["lama"]) | judges
+    names = {key: ["lama"] for key in ("input", "reasoning", "answer")} | judges
     return kept | {"judges": names, "guard_models": {"lama": model}}
 
 
@@ -55,7 +59,7 @@ def test_a_guard_model_decides() -> None:
         assert "teapot" not in slid.text("reasoning")
         assert THOUGHT not in slid.text("reasoning")
         outcome = here.outcome(slid.request_id)
-        assert outcome.scenario is Scenario.WEAPONS  # S9, as the model named it
+        assert outcome.scenario is Scenario.HATE_SPEECH  # S10, as the model named it
         refused = here.stream("Tell me about the crimson kettle.")
         assert refused.text("content") == REFUSAL
     asked = [turn["messages"] for turn in server.asked]
@@ -65,21 +69,21 @@ def test_a_guard_model_decides() -> None:
 
 
 def test_beside_another_judge_the_strictest_counts() -> None:
-    both = policy("http://unused/v1")
     with guard_server(llama_guard) as server:
         judged = policy(server.url, reasoning=["constant", "lama"], answer=["constant"])
-        assert both["guard_models"].keys() == judged["guard_models"].keys()
         with guarded(judged) as here:
             assert here.stream(SLIDE.prompt).guard["action"] == "correct"
 
 
-@pytest.mark.parametrize("answer", [reply({}, 500), chat("Hello!"), chat(None, "length")])
-def test_without_verdicts_nothing_leaves(answer: Answer) -> None:
-    with guard_server(answer) as server, guarded(policy(server.url)) as here:
-        refused = here.stream(BREAD.prompt)
-        assert refused.guard["action"] == "refuse"
-        assert "bread" not in refused.text("reasoning") + refused.text("content")
-        assert here.outcome(refused.request_id).reason == "unknown"
+def test_without_verdicts_nothing_leaves() -> None:
+    with guard_server(llama_guard) as server, guarded(policy(server.url)) as here:
+        for number, answer in enumerate((chat("Hello!"), chat(None, "length"), reply({}, 500))):
+            server.answer = partial(_always, answer)
+            refused = here.stream(f"{BREAD.prompt} {number}")
+            assert refused.guard["action"] == "refuse"
+            assert refused.text("content") == REFUSAL
+            assert not refused.text("reasoning")
+            assert here.outcome(refused.request_id).reason == "unknown"
 
 
 def test_a_guard_model_that_is_away_does_not_keep_the_gateway_from_starting() -> None:
@@ -87,9 +91,5 @@ def test_a_guard_model_that_is_away_does_not_keep_the_gateway_from_starting() ->
         assert here.stream(BREAD.prompt).guard["action"] == "refuse"
 
 
-def test_refused_as_an_error_when_the_policy_says_so() -> None:
-    with guard_server(llama_guard) as server:
-        told = dict(policy(server.url)) | {"input": {"refuse_as": "error"}}
-        with guarded(told) as here:
-            said = here.post("Tell me about the crimson kettle.")
-            assert_openai_error(said, 400, "content_policy_violation")
+def _always(answer: Answer, _: dict[str, Any]) -> Answer:
+    return answer
