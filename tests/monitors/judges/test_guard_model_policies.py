@@ -22,7 +22,8 @@ from tests.monitors.judges.guard_server import Answer, guard_server, reply, scor
 
 SCENARIOS = "scenarios: {default: {input: flag, reasoning: correct, answer: refuse}}\n"
 PLAIN = "name: x\n" + SCENARIOS
-QWEN = "{format: qwen3guard-gen, base_url: 'http://127.0.0.1:8001/v1', model: Qwen/Qwen3Guard-Gen-0.6B}"
+SERVER = "base_url: 'http://127.0.0.1:8001/v1'"
+QWEN = f"{{format: qwen3guard-gen, {SERVER}, model: Qwen/Qwen3Guard-Gen-0.6B}}"
 DECLARED = f"""name: x
 guard_models:
   qwen-guard: {QWEN}
@@ -103,11 +104,11 @@ def test_the_policy_in_words_names_what_it_acts_on() -> None:
         ),
         (
             declared("{format: rubric, base_url: 'http://h/v1', model: m, api_key_env: s3cret}"),
-            "p.yaml:3: guard_models.g.api_key_env: is no name of an environment variable; a key itself",
+            "p.yaml:3: guard_models.g.api_key_env: is no name of an environment variable",
         ),
         (
             declared("{format: rubric, base_url: 'http://h/v1', model: m, parallel: 0}"),
-            "p.yaml:3: guard_models.g.parallel: `0` is out of range; allowed: a whole number from 1",
+            "p.yaml:3: guard_models.g.parallel: `0` is out of range; allowed: a whole number",
         ),
         (
             declared(QWEN, "[h]"),
@@ -119,7 +120,7 @@ def test_the_policy_in_words_names_what_it_acts_on() -> None:
         ),
         (
             declared(QWEN).replace("  g:", "  Gee!:").replace("[g]", "[embedded]"),
-            "p.yaml:3: guard_models.Gee?: `Gee!` is no name for a guard model; allowed: text of the",
+            "p.yaml:3: guard_models.Gee?: `Gee!` is no name for a guard model; allowed: text",
         ),
         (
             declared(QWEN).replace("  g:", "  rules:").replace("[g]", "[embedded]"),
@@ -162,7 +163,7 @@ def test_a_missing_key_is_said_before_anything_is_judged(monkeypatch: pytest.Mon
         build_panels(policy.judges, policy.rules, guard_models=policy.guard_models)
 
 
-# --- the commands ----------------------------------------------------------------------------------
+# --- the commands -------------------------------------------------------------------------------
 
 
 def run(*arguments: str | Path) -> Result:
