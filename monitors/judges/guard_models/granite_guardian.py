@@ -36,6 +36,8 @@ _BARE = re.compile(
 _SCORED = re.compile(
     r"\s*(?:<think>.*?</think>\s*)?<score>\s*(yes|no)\s*</score>\s*", re.IGNORECASE | re.DOTALL
 )
+_TURNS = ("User Message:", "Assistant Message:")
+"""Lest the template names turns so: it was not read."""
 _WORDS = {"yes": "yes", "no": "no"}
 
 
@@ -59,6 +61,7 @@ def granite_guardian_3() -> GuardFormat:
         ),
         compose=partial(_compose, template={"guardian_config": {"risk_name": "harm"}}),
         read=partial(_read, form=_BARE),
+        sections=_TURNS,
     )
 
 
@@ -76,6 +79,7 @@ def granite_guardian_33() -> GuardFormat:
         ),
         compose=partial(_compose, template=template),
         read=partial(_read, form=_SCORED),
+        sections=_TURNS,
     )
 
 

@@ -45,6 +45,8 @@ CATEGORIES: dict[str, tuple[Scenario, ...]] = {
 }
 _VERDICT = re.compile(r"\s*(safe|unsafe)[ \t]*(?:\r?\n(.*))?", re.IGNORECASE | re.DOTALL)
 _CODE = re.compile(r"\bS(?:1[0-4]|[1-9])\b")
+_TURNS = ("User:", "Agent:")
+"""How the template names turns, as third parties quote it."""
 _WORDS = {"safe": "safe", "unsafe": "unsafe"}
 
 
@@ -61,6 +63,7 @@ def llama_guard_3() -> GuardFormat:
         ),
         compose=_compose,
         read=_read,
+        sections=_TURNS,
     )
 
 
@@ -77,6 +80,7 @@ def llama_guard_4() -> GuardFormat:
         ),
         compose=_compose,
         read=_read,
+        sections=_TURNS,
         images=True,
     )
 

@@ -61,6 +61,7 @@ def qwen3guard_gen(*, strict: bool) -> GuardFormat:
         ),
         compose=_compose,
         read=partial(_read, strict=strict),
+        sections=("USER:", "ASSISTANT:"),  # lest the template names turns so: it was not read
     )
 
 
