@@ -81,7 +81,9 @@ def load_guard(settings: Settings, earlier: Loaded | None = None) -> Loaded:
     identity = _identity(settings.policy_file)  # before reading: a change meanwhile is seen later
     policy = settings.policy()
     known = earlier.packaged if earlier is not None else {}
-    panels = build_panels(policy.judges, policy.rules, known=known)
+    panels = build_panels(
+        policy.judges, policy.rules, known=known, guard_models=policy.guard_models
+    )
     policy = policy.judged_by(names_of(panels))
     for stage, panel in panels.items():  # fills caches; a judge that cannot judge must not start
         try:

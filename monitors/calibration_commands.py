@@ -92,7 +92,7 @@ def calibrate(
     if judge is not None:
         loaded = loaded.with_judge(judge)
     _require_use(loaded)
-    panels = build_panels(loaded.judges, loaded.rules)
+    panels = build_panels(loaded.judges, loaded.rules, guard_models=loaded.guard_models)
     found = read_data(
         [*data, *(more_data or ())],
         split=split,

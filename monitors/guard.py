@@ -69,7 +69,9 @@ async def open_guard(policy: Policy | Path) -> AsyncIterator[Guard]:
     """A policy with its judges at work. Raises UserError for a file that cannot be used."""
     if isinstance(policy, Path):
         policy = await asyncio.to_thread(load_policy, policy)
-    panels = await asyncio.to_thread(build_panels, policy.judges, policy.rules)
+    panels = await asyncio.to_thread(
+        build_panels, policy.judges, policy.rules, guard_models=policy.guard_models
+    )
     policy = policy.judged_by(names_of(panels))
     async with JudgeService(panels, timeout=policy.limits.judge_timeout_seconds) as judges:
         yield Guard(policy, judges)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field
 
 from monitors.errors import PolicyError
+from monitors.judges.guard_models.declared import GuardModel
 from monitors.judges.rules import Rule
 from monitors.taxonomy import Action, Mode, ReleaseMode, Scenario, Stage
 from monitors.wording import LANGUAGES
@@ -321,6 +322,7 @@ class Policy:
     curves: Mapping[tuple[Key, Stage], Curve] = field(default_factory=dict)
     """How probabilities are corrected; None: that of any harm. Left out: not at all."""
     calibration: Calibration | None = None
+    guard_models: Mapping[str, GuardModel] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -373,13 +375,14 @@ class Policy:
         return replace(self, warnings=self.warnings + warnings)
 
     def with_judge(self, name: str) -> Policy:
-        """This policy with all stages judged by that judge alone, or by a weight file (.npz).
+        """This policy with all stages judged by that judge alone: one of ours, a declared guard
+        model, or a weight file (.npz).
 
         Rules that no longer run become a warning. Raises PolicyError for a judge that there is
         not, and for `rules` where a stage has none.
         """
-        if name not in JUDGES and not name.endswith(".npz"):
-            known = f"{', '.join(JUDGES)}, or the path of an .npz file"
+        if name not in (*JUDGES, *self.guard_models) and not name.endswith(".npz"):
+            known = f"{', '.join((*JUDGES, *self.guard_models))}, or the path of an .npz file"
             raise PolicyError([f"{self.file}:1: judges: no judge `{name}`; allowed: {known}"])
         judges: dict[Stage, tuple[str, ...]] = dict.fromkeys(Stage, (name,))
         warnings: tuple[str, ...] = ()
@@ -437,6 +440,7 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
     rules = [r.name for r in policy.rules if r.scenario is scenario and stage in r.stages]
     rows = [
         ("judged by", ", ".join(policy.judges[stage])),
+        *_guard_models(policy, stage),
         ("rules", ", ".join(rules) if rules else "none for this scenario"),
         ("action", f"{cell.action}  [{cell.action_from}]"),
         ("threshold", f"{cell.threshold:g} {unit}  [{cell.threshold_from}]"),
@@ -468,6 +472,13 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
     }
     lines = [f"  {name:<17}  {text}" for name, text in rows]
     return "\n".join([title, *lines, *notes.get(policy.mode, [])])
+
+
+def _guard_models(policy: Policy, stage: Stage) -> list[tuple[str, str]]:
+    found = [(n, policy.guard_models[n]) for n in policy.judges[stage] if n in policy.guard_models]
+    return [
+        (name, f"{model.model} as {model.format}, at {model.base_url}") for name, model in found
+    ]
 
 
 def _calibrated(policy: Policy, scenario: Key, stage: Stage) -> list[tuple[str, str]]:

@@ -36,7 +36,10 @@ def check(
         try:
             checked = load_policy(file)
             if checked.calibration is not None:  # only then does it matter which judges there are
-                checked = checked.judged_by(names_of(build_panels(checked.judges, checked.rules)))
+                panels = build_panels(
+                    checked.judges, checked.rules, guard_models=checked.guard_models
+                )
+                checked = checked.judged_by(names_of(panels))
         except UserError as error:
             failed = True
             typer.echo(error, err=True)

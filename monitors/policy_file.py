@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from monitors import wording
 from monitors.errors import PolicyError, UserError
+from monitors.judges.guard_models.declared import GuardModel
+from monitors.judges.guard_models.policy_text import written_policy
 from monitors.judges.rules import Rule, RulesJudge
 from monitors.policy import (
+    JUDGES,
     Calibration,
     Cell,
     Curve,
@@ -31,7 +36,14 @@ from monitors.policy import (
     alarm_settings,
     content_version,
 )
-from monitors.policy_models import CUSTOM, PolicyDocument, Row, Thresholds, policy_schema
+from monitors.policy_models import (
+    CUSTOM,
+    DECLARED,
+    PolicyDocument,
+    Row,
+    Thresholds,
+    policy_schema,
+)
 from monitors.policy_yaml import (
     MAX_BYTES,
     MAX_PROBLEMS,
@@ -55,6 +67,9 @@ _RATE_IN_ROW = (
     "stands once, at the top of the file, for the whole policy; a row has a `threshold` in nats, "
     f"which {_CALIBRATE} sets"
 )
+
+
+_GUARD_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 
 def load_policy(path: str | FilePath) -> Policy:
@@ -103,13 +118,21 @@ def _validate(document: Document, file: str) -> PolicyDocument:
         raise PolicyError([problem(file, 1, (), f"the file is {what}; allowed: {keys}")])
     try:
         # As JSON: pydantic's strict mode then takes lists and whole numbers for what they mean.
-        return PolicyDocument.model_validate_json(json.dumps(document.value))
+        return PolicyDocument.model_validate_json(
+            json.dumps(document.value), context={DECLARED: _declared(document.value)}
+        )
     except ValidationError as error:
         # Nothing in a document is null, so the null branch of an optional key says nothing.
         found = [e for e in error.errors(include_url=False) if e["type"] != "none_required"]
         schema = policy_schema()
         problems = [_translate(e, document, schema) for e in found[:MAX_PROBLEMS]]
         raise PolicyError(_lines(file, problems, more=len(found) - MAX_PROBLEMS)) from error
+
+
+def _declared(value: dict[str, Any]) -> tuple[str, ...]:
+    """The names under `guard_models`, whether they are any good or not."""
+    found = value.get("guard_models")
+    return tuple(map(str, found)) if isinstance(found, dict) else ()
 
 
 def _lines(file: str, problems: list[tuple[int, Path, str]], more: int = 0) -> list[str]:
@@ -163,6 +186,10 @@ def _locate(
             node, value = _resolved(node["items"], schema), value[part]
         elif isinstance(value, dict) and part in (known := _properties(node, schema)):
             node, value = _resolved(known[str(part)], schema), value.get(part)
+        elif isinstance(value, dict) and part in value and "additionalProperties" in node:
+            if not isinstance(node["additionalProperties"], dict):  # false: an unknown key
+                continue
+            node, value = _resolved(node["additionalProperties"], schema), value[part]
         else:
             continue
         path.append(part)
@@ -187,6 +214,8 @@ def _allowed(node: dict[str, Any], schema: dict[str, Any]) -> str:
         return ", or ".join(_allowed(_resolved(b, schema), schema) for b in node["oneOf"])
     if "enum" in node:
         return ", ".join(node["enum"])
+    if "examples" in node:  # of an open set, these are ours
+        return ", ".join(node["examples"])
     if "const" in node:
         return str(node["const"])
     return _allowed_form(node, schema)
@@ -205,7 +234,8 @@ def _allowed_form(node: dict[str, Any], schema: dict[str, Any]) -> str:
             once = ", each once" if "uniqueItems" in node else ""
             return f"a list{most}{once}: {_allowed(_resolved(node['items'], schema), schema)}"
         case "object":
-            return f"a mapping with {', '.join(_properties(node, schema))}"
+            keys = ", ".join(_properties(node, schema)) or "names of your own"
+            return f"a mapping with {keys}"
         case kind:
             number = "a whole number" if kind == "integer" else "a number"
             return f"{number} from {node['minimum']:g} to {node['maximum']:.10g}"
@@ -241,6 +271,7 @@ def _contradictions(model: PolicyDocument) -> Iterator[tuple[Path, str]]:
         if ruled[stage] and not any(stage in rule.stages for rule in rules):
             text = "lists `rules`, but no rule looks at this stage; allowed: embedded, constant"
             yield ("judges", stage.value), text
+    yield from _bad_names(model)
     if model.evidence.drift >= model.evidence.clip:
         text = f"`drift` {model.evidence.drift:g} is not below `clip` {model.evidence.clip:g}"
         yield ("evidence", "drift"), f"{text}: evidence could never rise; allowed: less than `clip`"
@@ -251,6 +282,14 @@ def _contradictions(model: PolicyDocument) -> Iterator[tuple[Path, str]]:
         elif model.calibrated.false_alarm_rate > rate:
             text = f"was calibrated to {model.calibrated.false_alarm_rate:g}"
             yield path, f"{text}; allowed: that, or {_CALIBRATE}"
+
+
+def _bad_names(model: PolicyDocument) -> Iterator[tuple[Path, str]]:
+    for name in model.guard_models or {}:
+        if name in JUDGES or not _GUARD_NAME.fullmatch(name):
+            text = f"`{name[:64]}` is no name for a guard model; allowed: text of the form"
+            ours = ", ".join(JUDGES)
+            yield ("guard_models", name), f"{text} {_GUARD_NAME.pattern}, other than {ours}"
 
 
 def _bad_patterns(model: PolicyDocument, rules: list[Rule]) -> Iterator[tuple[Path, str]]:
@@ -288,6 +327,7 @@ def _doubts(model: PolicyDocument, policy: Policy) -> Iterator[tuple[Path, str]]
     for stage, judges in policy.judges.items():
         if judges == ("constant",):
             yield ("judges", stage.value), "`constant` looks at nothing; it is for tests"
+    yield from _guard_model_doubts(policy)
     if _outdated(policy):
         text = "values were changed since: its bound holds no more"
         yield ("calibrated",), f"{text}; run {_CALIBRATE}"
@@ -302,6 +342,26 @@ def _doubts(model: PolicyDocument, policy: Policy) -> Iterator[tuple[Path, str]]
             text = "replaces the text that points people to help"
             yield _path(source), f"{text}; give `self_harm` its own `refusals.{language}`"
     yield from _unreachable(policy)
+
+
+def _guard_model_doubts(policy: Policy) -> Iterator[tuple[Path, str]]:
+    """Guard models that nobody asks, that answer too late, or that are told a key in the clear."""
+    used = {name for names in policy.judges.values() for name in names}
+    limit = policy.limits.judge_timeout_seconds
+    for name, declared in policy.guard_models.items():
+        path: Path = ("guard_models", name)
+        if name not in used:
+            yield path, "no effect: no stage under `judges` lists it"
+        elif declared.timeout_seconds >= limit:
+            text = f"{declared.timeout_seconds:g} s are not below `limits.judge_timeout_seconds`"
+            yield (*path, "timeout_seconds"), f"{text} ({limit:g} s), which answers first"
+        host = urlsplit(declared.base_url).hostname or ""
+        loopback = host in ("127.0.0.1", "::1", "localhost")
+        if declared.api_key_env and declared.base_url.startswith("http:") and not loopback:
+            yield (
+                (*path, "base_url"),
+                f"its key goes to {host} in the clear; use https, or a tunnel",
+            )
 
 
 def _outdated(policy: Policy) -> bool:
@@ -385,8 +445,20 @@ def _build(model: PolicyDocument, document: Document, file: str) -> Policy:
         curves=_curves(model),
         calibration=_calibration(model, document),
     )
+    policy = replace(policy, guard_models=_guard_models(model, policy))
     warnings = sorted((document.line(path), path, text) for path, text in _doubts(model, policy))
     return replace(policy, warnings=tuple(problem(file, *parts) for parts in warnings))
+
+
+def _guard_models(model: PolicyDocument, policy: Policy) -> dict[str, GuardModel]:
+    """As declared, each with the policy in words, for formats that judge by one."""
+    violates = [
+        scenario
+        for scenario in Scenario
+        if any(policy.action(scenario, stage) is not Action.ALLOW for stage in Stage)
+    ]
+    words = written_policy(violates)
+    return {name: entry.declared(words) for name, entry in (model.guard_models or {}).items()}
 
 
 def _curves(model: PolicyDocument) -> dict[tuple[Key, Stage], Curve]:

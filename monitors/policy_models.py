@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from typing import Annotated, Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -18,14 +19,19 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from monitors.judges.guard_models.declared import GuardModel
+from monitors.judges.guard_models.registry import FormatName
 from monitors.judges.rules import Rule, literal
 from monitors.policy import (
+    JUDGES,
     Bound,
     Caps,
     Correction,
@@ -33,7 +39,6 @@ from monitors.policy import (
     DataFile,
     EvidenceParameters,
     Input,
-    JudgeName,
     Limits,
     Reasoning,
     Reply,
@@ -43,6 +48,13 @@ from monitors.wording import LANGUAGES
 
 CUSTOM = "policy"
 """Type of our own pydantic errors, whose message says everything about the value."""
+
+DECLARED = "guard_models"
+"""Key of the validation context: the names under `guard_models`, which `judges` may list."""
+
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
+_VARIABLE_SCHEMA = f"^{_VARIABLE.pattern}$"
+_URLS = "http://HOST[:PORT]/PATH or https://.., without user, query and fragment"
 
 T = TypeVar("T", bound=Hashable)
 _Absent = SkipJsonSchema[None]
@@ -83,6 +95,38 @@ def _text(value: str) -> str:
     return stripped
 
 
+def _judge(value: object, info: ValidationInfo) -> object:
+    """One of ours, or a guard model that the file declares (`DECLARED` of the context)."""
+    declared = (info.context or {}).get(DECLARED, ())
+    known = tuple(dict.fromkeys((*JUDGES, *declared)))
+    if not isinstance(value, str) or value not in known:
+        plain = isinstance(value, str | int | float)
+        shown = f"`{str(value)[:40]}`" if plain else "a list or mapping"
+        raise _problem(f"{shown} is not allowed", ", ".join(known))
+    return value
+
+
+def _base_url(value: str) -> str:
+    """No problem shows the value: people write keys into URLs."""
+    try:
+        parts = urlsplit(value)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
+        raise _problem("is no URL", _URLS) from error
+    strange = parts.username is not None or parts.query or parts.fragment or port == 0
+    if parts.scheme not in ("http", "https") or not host or strange or not value.isprintable():
+        raise _problem("is a URL that cannot be used", _URLS)
+    return value
+
+
+def _variable(value: object) -> object:
+    """The name of an environment variable; what is none may be the key, and is not shown."""
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        text = "is no name of an environment variable; a key itself never stands in a policy"
+        raise _problem(text, f"text of the form {_VARIABLE.pattern}")
+    return value
+
+
 def _thought(value: str) -> str:
     """A thought goes into the model's context: markup there could end its thinking or its turn."""
     if found := _MARKUP.search(value):
@@ -102,7 +146,19 @@ OutputAction = Annotated[
 StageName = Literal["input", "reasoning", "answer"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Nats = Annotated[float, Field(ge=0.1, le=100.0)]
-JudgeList = Annotated[list[JudgeName], _UNIQUE, AfterValidator(_unique)]
+JudgeRef = Annotated[
+    str,
+    BeforeValidator(_judge),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^[a-z0-9][a-z0-9.-]{0,63}$",
+            "examples": list(JUDGES),
+            "description": "One of these, or a name under `guard_models`.",
+        }
+    ),
+]
+JudgeList = Annotated[list[JudgeRef], _UNIQUE, AfterValidator(_unique)]
 StageList = Annotated[list[StageName], _UNIQUE, AfterValidator(_unique)]
 
 
@@ -255,6 +311,54 @@ class RuleEntry(_Section):
         )
 
 
+class GuardModelEntry(_Section):
+    """A guard model behind an OpenAI-compatible server, for `judges` to name."""
+
+    format: FormatName = Field(
+        description="Family of the model: its prompt, categories and verdicts "
+        "(`mlrm-guard judge list`)."
+    )
+    base_url: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_base_url)] = (
+        Field(description="Where its API begins, e.g. http://127.0.0.1:8001/v1.")
+    )
+    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_text)] = Field(
+        description="Its name on that server."
+    )
+    api_key_env: (
+        Annotated[
+            str, BeforeValidator(_variable), Field(json_schema_extra={"pattern": _VARIABLE_SCHEMA})
+        ]
+        | _Absent
+    ) = Field(
+        default=None,
+        description="Environment variable that holds the server's key. Never the key itself.",
+    )
+    strict: bool = Field(
+        default=True,
+        description="Whether `controversial` counts as unsafe (qwen3guard-gen).",
+    )
+    logprobs: bool = Field(
+        default=True,
+        description="Whether log-probabilities are asked for. Without them scores are all or "
+        "nothing.",
+    )
+    connect_timeout_seconds: Annotated[float, Field(ge=0.05, le=30.0)] = Field(
+        default=1.0, description="Seconds to connect."
+    )
+    timeout_seconds: Annotated[float, Field(ge=0.05, le=60.0)] = Field(
+        default=4.0,
+        description="Seconds for a verdict, retries included; below "
+        "`limits.judge_timeout_seconds`.",
+    )
+    parallel: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=8, description="Requests at once, at most."
+    )
+
+    def declared(self, policy: str) -> GuardModel:
+        """What the judge is made of; `policy` in words."""
+        return GuardModel(**self.model_dump(), policy=policy)
+
+
 _CURVE_FIELDS: dict[str, Any] = {
     "any": (Curve | _Absent, Field(default=None, description="That of any harm.")),
     **{
@@ -341,6 +445,11 @@ class PolicyDocument(_Section):
         "it stops, and the client is told from where to erase it.",
     )
     judges: Judges = Field(default=Judges(), description="Judges per stage.")
+    guard_models: Annotated[dict[str, GuardModelEntry], Field(max_length=16)] | _Absent = Field(
+        default=None,
+        description="Guard models behind OpenAI-compatible servers, by the names that `judges` "
+        "gives them.",
+    )
     rules: list[RuleEntry] = Field(
         default_factory=list, max_length=200, description="What the `rules` judge looks for."
     )

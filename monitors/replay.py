@@ -55,7 +55,7 @@ def replay(
     loaded = load_policy(policy).with_mode(Mode.ENFORCE)
     if judge is not None:
         loaded = loaded.with_judge(judge)
-    panels = build_panels(loaded.judges, loaded.rules)
+    panels = build_panels(loaded.judges, loaded.rules, guard_models=loaded.guard_models)
     for warning in loaded.judged_by(names_of(panels)).warnings[len(loaded.warnings) :]:
         typer.echo(f"warning: {warning}", err=True)
     bad = 0

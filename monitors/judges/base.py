@@ -6,9 +6,9 @@ the event loop, bounds its queue and its time, and turns every failure into an `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from monitors.taxonomy import Scenario, Stage
 
@@ -104,3 +104,11 @@ class Judge(Protocol):
 
     def score(self, passages: Sequence[Passage]) -> list[Verdict]:
         """One verdict per passage, in order. May raise; the caller turns that into `unknown`."""
+
+
+@runtime_checkable
+class Deferred(Protocol):
+    """A judge that others need not wait for: it asks somebody else, who takes a while."""
+
+    def begin(self, passages: Sequence[Passage]) -> Callable[[], list[Verdict]]:
+        """Begin to judge, in other threads; what comes back waits for the verdicts, as `score`."""

@@ -9,6 +9,7 @@ from monitors.errors import UserError
 from monitors.judges.base import Judge
 from monitors.judges.constant import ConstantJudge
 from monitors.judges.embedded import EmbeddedJudge
+from monitors.judges.guard_models.declared import GuardModel
 from monitors.judges.panel import Panel
 from monitors.judges.rules import Rule, RulesJudge
 from monitors.taxonomy import Stage
@@ -36,6 +37,15 @@ def build_judges(names: Sequence[str], rules: Sequence[Rule] = ()) -> dict[str, 
     return {name: make_judge(name, rules) for name in dict.fromkeys(names)}
 
 
+def build_guard_models(declared: Mapping[str, GuardModel]) -> dict[str, Judge]:
+    """Make the judge of each declared guard model. Raises UserError where a key is missing."""
+    if not declared:
+        return {}
+    from monitors.judges.remote import RemoteJudge  # noqa: PLC0415 - an HTTP client, rarely needed
+
+    return {name: RemoteJudge(name, one) for name, one in declared.items()}
+
+
 def names_of(panels: Mapping[Stage, Judge]) -> dict[Stage, str]:
     """Name and version of each stage's judges."""
     return {stage: panel.name for stage, panel in panels.items()}
@@ -46,13 +56,15 @@ def build_panels(
     rules: Sequence[Rule] = (),
     *,
     known: Mapping[str, Judge] | None = None,
+    guard_models: Mapping[str, GuardModel] | None = None,
 ) -> dict[Stage, Panel]:
     """The panel of each stage; stages with the same judges share one, its thread and its queue.
 
-    `known`: judges to take instead of making them.
+    `known`: judges to take instead of making them. `guard_models`: what other names stand for.
     """
-    known = known or {}
     names = [name for names in stages.values() for name in names]
+    remote = {n: one for n, one in (guard_models or {}).items() if n in names}
+    known = {**build_guard_models(remote), **(known or {})}
     judges = {**build_judges([name for name in names if name not in known], rules), **known}
     panels = {names: Panel([judges[name] for name in names]) for names in set(stages.values())}
     return {stage: panels[names] for stage, names in stages.items()}

@@ -1,0 +1,1 @@
+"""Guard models: each family's prompt, categories in our words, and reader of verdicts."""

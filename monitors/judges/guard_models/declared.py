@@ -1,0 +1,27 @@
+"""A guard model as a policy file declares it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monitors.judges.guard_models.registry import FormatName
+
+
+@dataclass(slots=True, frozen=True)
+class GuardModel:
+    """Where a guard model answers, and how to ask it. Times in seconds.
+
+    `api_key_env`: the environment variable that holds the key, never the key. `policy`: the site's
+    policy in words, for formats that judge by one.
+    """
+
+    format: FormatName
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    strict: bool = True
+    logprobs: bool = True
+    connect_timeout_seconds: float = 1.0
+    timeout_seconds: float = 4.0
+    parallel: int = 8
+    policy: str = ""

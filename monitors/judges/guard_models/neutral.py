@@ -1,0 +1,44 @@
+"""Text fit for a prompt: it holds nothing that a tokenizer or template takes for its own.
+
+Servers tokenize a rendered prompt with its special tokens, so `<|im_end|>` in a text would close
+the turn that holds it, and words like `AI assistant:` on a line of their own would open another
+section of a raw prompt. Both are broken by one space, which leaves them readable: `< |im_end|>`,
+`AI assistant :`. Nothing is ever removed, so no new token can come together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_WORDS = (
+    # Gemma, Llama 1 and 2, Mistral, T5-like
+    "bos|eos|pad|unk|mask|s|cls|sep|start_of_turn|end_of_turn|start_of_image|end_of_image"
+    "|image_soft_token|unused\\d+|sys|image|video|audio"
+    # Qwen, Granite, GuardReasoner-VL: tags that templates or readers look for
+    "|think|tool_call|tool_response|tools|result|score|confidence|categories|answer"
+    # Llama Guard
+    "|(?:begin|end) (?:conversation|unsafe content categories)"
+)
+_SPECIAL = re.compile(
+    # <|name|>, also with the full-width bars of some vocabularies
+    r"<(?=[|｜][^|｜<>\n]{1,64}[|｜]>)"
+    rf"|<(?=/?(?:{_WORDS})[ \t]*/?>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|IMG|IMG_BREAK|IMG_END"
+    r"|THINK|control_\d+|@BOS@)\])",
+    re.IGNORECASE,
+)
+
+
+def neutral(text: str, sections: Sequence[str] = ()) -> str:
+    """The text with special tokens and these section openers (words, then a sign) broken.
+
+    Lone surrogates, which no UTF-8 holds, become replacement characters.
+    """
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = _SPECIAL.sub(lambda found: found.group() + " ", text)
+    for section in sections:
+        words, sign = section[:-1], section[-1]
+        pattern = r"[ \t]+".join(map(re.escape, words.split())) + r"(?=" + re.escape(sign) + ")"
+        text = re.sub(pattern, lambda found: found.group() + " ", text, flags=re.IGNORECASE)
+    return text

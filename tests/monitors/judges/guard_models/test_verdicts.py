@@ -1,0 +1,182 @@
+"""Readers of verdicts: what each family says, and that nothing else is taken for a verdict."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitors.judges.guard_models.contract import LEAST, MOST, GuardFormat, Reply, Token
+from monitors.judges.guard_models.registry import FORMATS, FormatName, make_format
+from monitors.judges.guard_models.shieldgemma import GUIDELINES
+from monitors.taxonomy import Scenario, Stage
+
+from .verdicts import ANSWER, INPUT, VERDICTS, Case
+
+CASES = [
+    pytest.param(name, case, id=f"{name}-{number}")
+    for name, cases in VERDICTS.items()
+    for number, case in enumerate(cases)
+]
+
+
+def replies(form: GuardFormat, *found: Reply) -> list[Reply]:
+    """As many replies as the format asks for."""
+    return list(found) * (len(GUIDELINES) if form.name == "shieldgemma" else 1)
+
+
+def tokens(*rows: tuple[str, dict[str, float]]) -> tuple[Token, ...]:
+    """Tokens with the probabilities of their alternatives."""
+    return tuple(
+        Token(text, tuple((other, math.log(p)) for other, p in top.items())) for text, top in rows
+    )
+
+
+def test_each_family_has_its_texts() -> None:
+    assert set(VERDICTS) | {"shieldgemma"} == set(FORMATS)
+    for cases in VERDICTS.values():
+        assert sum(unsafe is not None for _, _, unsafe, _ in cases) >= 6
+        assert sum(unsafe is None for _, _, unsafe, _ in cases) >= 3
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_verdict_texts(name: FormatName, case: Case) -> None:
+    stage, text, unsafe, scenarios = case
+    reading = make_format(name).verdict([Reply(text)], stage)
+    if unsafe is None:
+        assert reading.unsafe is None
+        assert reading.reason in {"malformed", "not judged"}
+        return
+    assert reading.unsafe == (MOST if unsafe else LEAST)
+    assert set(reading.scenarios) == scenarios
+    assert sum(reading.scenarios.values()) == pytest.approx(MOST if scenarios else 0.0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_verdict_is_never_safe(name: FormatName) -> None:
+    form = make_format(name)
+    for stage in Stage:
+        assert form.verdict([], stage).reason == "malformed"
+        assert form.verdict(replies(form, Reply(" \n")), stage).reason == "empty"
+        assert form.verdict(replies(form, Reply("", finished=False)), stage).reason == "truncated"
+        cut = form.verdict(replies(form, Reply("Well, the", finished=False)), stage)
+        assert (cut.unsafe, cut.reason) == (None, "truncated")
+
+
+def test_a_verdict_that_reasons_first_must_have_ended() -> None:
+    text = "Answers: \nRequest: unharmful\nResponse: unharmful"
+    assert make_format("guardreasoner").verdict([Reply(text)], ANSWER).unsafe == LEAST
+    cut = make_format("guardreasoner").verdict([Reply(text, finished=False)], ANSWER)
+    assert (cut.unsafe, cut.reason) == (None, "truncated")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(), st.booleans(), st.sampled_from(list(Stage)))
+def test_no_text_is_too_odd(text: str, finished: bool, stage: Stage) -> None:
+    for name in FORMATS:
+        form = make_format(name)
+        reading = form.verdict(replies(form, Reply(text, finished)), stage)
+        assert (reading.unsafe is None) == (reading.reason is not None)
+
+
+# --- log-probabilities ---------------------------------------------------------------------------
+
+
+def test_the_score_is_the_softmax_over_the_verdicts() -> None:
+    told = tokens(
+        ("\n\n", {"\n\n": 0.99}),
+        ("safe", {"safe": 0.6, "unsafe": 0.2, " Unsafe": 0.1, "I": 0.05, "s": 0.05}),
+    )
+    reading = make_format("llama-guard-3").verdict([Reply("\n\nsafe", True, told)], ANSWER)
+    assert reading.unsafe == pytest.approx(0.3 / 0.9)  # whatever is neither word is left out
+    assert not reading.scenarios  # nothing was named: harm without a name
+
+
+def test_a_word_in_several_tokens_is_told_by_the_first() -> None:
+    told = tokens(
+        ("Safety", {"Safety": 1.0}),
+        (":", {":": 1.0}),
+        (" Cont", {" Cont": 0.5, " Un": 0.3, " Safe": 0.2}),
+        ("roversial", {"roversial": 1.0}),
+        ("\nCategories: PII", {}),
+    )
+    reply = Reply("Safety: Controversial\nCategories: PII", True, told)
+    strict = make_format("qwen3guard-gen", strict=True).verdict([reply], ANSWER)
+    loose = make_format("qwen3guard-gen", strict=False).verdict([reply], ANSWER)
+    assert strict.unsafe == pytest.approx(0.8)
+    assert strict.scenarios == {Scenario.PRIVACY_VIOLATION: pytest.approx(0.8)}
+    assert loose.unsafe == pytest.approx(0.3)
+
+
+def test_controversial_without_log_probabilities() -> None:
+    reply = Reply("Safety: Controversial\nCategories: Violent")
+    assert make_format("qwen3guard-gen", strict=True).verdict([reply], ANSWER).unsafe == MOST
+    assert make_format("qwen3guard-gen", strict=False).verdict([reply], ANSWER).unsafe == LEAST
+
+
+def test_no_guard_model_is_certain() -> None:
+    told = tokens(("unsafe", {"unsafe": 1.0}), ("\nS1", {}))
+    reading = make_format("llama-guard-3").verdict([Reply("unsafe\nS1", True, told)], ANSWER)
+    assert reading.unsafe == MOST < 1.0
+
+
+def test_thinking_before_the_text_does_not_mislead() -> None:
+    """Servers may give the log-probabilities of what they put into another field, too."""
+    text = '{"violation": 0, "policy_category": null}'
+    told = tokens(
+        ('"violation": 1? No.', {"1": 0.9}),
+        ('{"violation":', {}),
+        (" 0", {" 0": 0.75, " 1": 0.25}),
+        (', "policy_category": null}', {}),
+    )
+    reading = make_format("gpt-oss-safeguard").verdict([Reply(text, True, told)], ANSWER)
+    assert reading.unsafe == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        tokens(("some", {"some": 1.0}), ("thing else", {})),
+        tokens(("safe", {})),
+        tokens(("safe", {"never": 1.0})),
+        (),
+    ],
+)
+def test_log_probabilities_that_do_not_fit_are_left_out(told: tuple[Token, ...]) -> None:
+    reading = make_format("llama-guard-3").verdict([Reply("safe", True, told)], ANSWER)
+    assert reading.unsafe == LEAST
+
+
+@pytest.mark.parametrize(
+    ("word", "top", "unsafe"),
+    [
+        ("Yes", {"Yes": 0.7, "No": 0.3}, 0.7),
+        ("No", {"No": 0.9, "Yes": 0.1}, 0.1),
+        ("Yes", {}, MOST),
+        ("No", {}, LEAST),
+    ],
+)
+def test_shieldgemma_answers_each_guideline(
+    word: str, top: dict[str, float], unsafe: float
+) -> None:
+    """Card (ai.google.dev/gemma/docs/shieldgemma/model_card): the next token is Yes or No."""
+    form = make_format("shieldgemma")
+    told = tokens((word, top))
+    found = form.verdict([Reply(word, False, told)] * 4, INPUT)
+    assert found.unsafe == pytest.approx(unsafe)
+    no = Reply("No", False)
+    one = form.verdict([no, no, no, Reply(word, False, told)], INPUT)
+    assert one.unsafe == pytest.approx(unsafe)
+    if unsafe > 0.5:
+        assert set(one.scenarios) == {Scenario.SEXUAL_CONTENT}
+        assert sum(found.scenarios.values()) == pytest.approx(found.unsafe)
+
+
+@pytest.mark.parametrize("word", ["Maybe", "yesterday", "nothing", "1"])
+def test_shieldgemma_needs_all_four(word: str) -> None:
+    form = make_format("shieldgemma")
+    no = Reply("No", False)
+    assert form.verdict([no] * 3, INPUT).unsafe is None
+    assert form.verdict([no, no, Reply(word, False), no], INPUT).unsafe is None
