@@ -309,7 +309,7 @@ def _rows_of(
 # --- levers ---
 
 
-_MOVED: tuple[tuple[str, str, str, str], ...] = (
+MOVED: tuple[tuple[str, str, str, str], ...] = (
     ("khalaf_r1, AUROC", "read", "khalaf_r1, traces", f"AUROC, {_TOP}"),
     ("khalaf_r1 steps, AUROC", "read", "khalaf_r1, steps", "AUROC"),
     ("safekey steps, AUROC", "read", "safekey, steps", "AUROC"),
@@ -328,14 +328,15 @@ _MOVED: tuple[tuple[str, str, str, str], ...] = (
     ("pairs in order", "pairs", "pairs", f"{ORDERED}, {_TOP}"),
     ("pairs, AUROC", "pairs", "pairs", f"AUROC, {_TOP}"),
 )
+"""What is told of levers: how it is called, and its table, row and figure."""
 
 
 def _levers(found: Scores) -> str:
     """A row per lever: its figure, and how far it is from the reference's, resample by resample."""
-    lines = [["lever", *(head for head, *_ in _MOVED)], ["---"] * (1 + len(_MOVED))]
+    lines = [["lever", *(head for head, *_ in MOVED)], ["---"] * (1 + len(MOVED))]
     for name, lever in found["levers"].items():
         cells = []
-        for _, table, row_name, figure in _MOVED:
+        for _, table, row_name, figure in MOVED:
             row = _row(lever, table, found["fold"], row_name, figure)
             cells.append("–" if row is None else f"{row['judge'][0]:g}{_moved(row['lead'])}")
         lines.append([f"**{name}**: {lever['says']}", *cells])

@@ -20,6 +20,7 @@ from monitors.errors import UserError
 from monitors.judges.base import Passage
 from monitors.judges.layout import STAGES
 from monitors.measure import tables
+from monitors.measure.card import MOVED
 from monitors.measure.figures import Vector
 from monitors.measure.measure import FORMAT, Placed, joined
 from monitors.measure.stream import stream_table
@@ -191,7 +192,7 @@ def _cells(traces: Sequence[Trace], seed: int) -> Iterator[Placed]:
     for name, of_traces in (
         ("read", tables.read_table(traces, seed)),
         ("pairs", tables.pair_table("pairs", traces, seed)),
-        ("matsuo_pairs", tables.pair_table("matsuo_pairs", traces, seed)),
         ("stream", stream_table(traces, seed)),
     ):
-        yield from ((name, _WHERE, cell) for cell in of_traces)
+        told = {(row, figure) for _, table, row, figure in MOVED if table == name}
+        yield from ((name, _WHERE, c) for c in of_traces if (c.row, c.figure) in told)
