@@ -177,7 +177,7 @@ async def _reply(inquiry: Inquiry, said: Conversation) -> list[dict[str, Any]]:
 
 async def _chat(inquiry: Inquiry, said: Conversation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    verdicts = await inquiry.verdicts(Passage(Stage.INPUT, text) for text in said.inputs)
+    verdicts = await inquiry.verdicts(said.asked(inquiry.guard.policy))
     for verdict in verdicts.values():
         decision = inquiry.of_input([verdict])
         if decision.action is not Action.ALLOW:

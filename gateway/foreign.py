@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
 from typing import Any
 
 import msgspec
@@ -18,7 +17,10 @@ from gateway.checks import is_image
 from gateway.errors import RequestError
 from gateway.fields import wrong_type
 from gateway.judging import no_image
-from gateway.prompt import readings
+from gateway.prompt import OPERATORS, latest_turn, readings
+from monitors.judges.base import Passage
+from monitors.policy import Policy
+from monitors.taxonomy import Stage
 from monitors.wire import FunctionDelta, ToolDelta
 
 _TEXTS = ("text", "refusal", "thinking")
@@ -31,8 +33,9 @@ _READ = frozenset({"role", "content", "name", "tool_calls", *_THOUGHTS})
 class Conversation:
     """What was said: texts of the request, and the reply where there is one."""
 
-    inputs: dict[str, None] = field(default_factory=dict)
-    """Distinct texts, each in every way that a template may join it."""
+    inputs: dict[str, bool] = field(default_factory=dict)
+    """Distinct texts, each in every way that a template may join it; whether of the latest turn, or
+    of none."""
     prompt: str = ""
     """The latest user message, context of the reply."""
     reasoning: str = ""
@@ -44,9 +47,22 @@ class Conversation:
         """Whether there is a reply to judge."""
         return bool(self.reasoning or self.answer or self.calls)
 
-    def add(self, *texts: str) -> None:
-        """More of the request."""
-        self.inputs.update(dict.fromkeys(text for text in texts if text.strip()))
+    def add(self, *texts: str, latest: bool = True) -> None:
+        """More of the request. What was known keeps its turn, but for the latest."""
+        for text in texts:
+            if text.strip():
+                self.inputs[text] = self.inputs.get(text, False) or latest
+
+    def add_unplaced(self, *texts: str) -> None:
+        """Texts of which nobody says where they stand: of the latest turn, unless known already."""
+        self.add(*(text for text in texts if text not in self.inputs))
+
+    def asked(self, policy: Policy) -> list[Passage]:
+        """What of the request that policy has judged."""
+        everything = policy.input.scope == "all"
+        return [
+            Passage(Stage.INPUT, t) for t, latest in self.inputs.items() if latest or everything
+        ]
 
 
 def read(messages: Sequence[Any], name: str, *, replied: bool = False) -> Conversation:
@@ -65,23 +81,39 @@ def read(messages: Sequence[Any], name: str, *, replied: bool = False) -> Conver
         thoughts = dict.fromkeys(_strings(last.get(key) for key in _THOUGHTS))
         found.reasoning = "".join(thoughts)  # some servers write it under both names
         found.calls = calls_of(last.get("tool_calls"), f"{place}.tool_calls")
-    for _, run in groupby(rows, key=lambda row: row[0].get("role") == "user"):
-        together: list[list[str]] = []
-        for message, place in run:
-            texts = list(_texts(message.get("content"), place))
-            together.append(texts)
-            found.add("\n".join(texts), "".join(texts))
-            found.add(*_strings(message.get(key) for key in ("name", *_THOUGHTS)))
-            for call in calls_of(message.get("tool_calls"), f"{place}.tool_calls"):
-                found.add(*call_readings(call))
-            if rest := {key: message[key] for key in message.keys() - _READ if message[key]}:
-                found.add(*readings(rest))
-            if message.get("role") == "user":
-                found.prompt = "\n".join(chain.from_iterable(together))
-        if len(together) > 1 and message.get("role") == "user":
-            texts = [*chain.from_iterable(together)]
-            found.add("\n".join(texts), "".join(texts))
+    start = latest_turn([message for message, _ in rows])
+    row: list[str] = []  # of users' messages without an answer between
+
+    def end_row(latest: bool) -> None:
+        if row:  # they stand one behind the other in the prompt
+            found.prompt = "\n".join(row)
+            found.add(found.prompt, "".join(row), latest=latest)
+            row.clear()
+
+    for at, (message, place) in enumerate(rows):
+        role = message.get("role")
+        operator = isinstance(role, str) and role in OPERATORS
+        if role != "user" and not operator:
+            end_row(at > start)
+        texts = _of_message(message, place, found, latest=at >= start or operator)
+        if role == "user":
+            row += texts
+    end_row(latest=True)
     return found
+
+
+def _of_message(
+    message: dict[str, Any], place: str, found: Conversation, *, latest: bool
+) -> list[str]:
+    """Add what one message brings; returns the texts of its content."""
+    texts = list(_texts(message.get("content"), place))
+    found.add(*texts, "\n".join(texts), "".join(texts), latest=latest)
+    found.add(*_strings(message.get(key) for key in ("name", *_THOUGHTS)), latest=latest)
+    for call in calls_of(message.get("tool_calls"), f"{place}.tool_calls"):
+        found.add(*call_readings(call), latest=latest)
+    if rest := {key: message[key] for key in message.keys() - _READ if message[key]}:
+        found.add(*readings(rest), latest=latest)
+    return texts
 
 
 def _texts(content: Any, place: str) -> Iterator[str]:

@@ -34,9 +34,8 @@ from gateway.request import RequestLimits
 from monitors.events import Outcome
 from monitors.evidence import Decision
 from monitors.formats import SEPARATED
-from monitors.judges.base import Passage
 from monitors.task import ResumeMethod, Task
-from monitors.taxonomy import Action, Mode, Stage
+from monitors.taxonomy import Action, Mode
 from monitors.wire import ToolDelta
 from monitors.wording import detect_language
 
@@ -86,7 +85,7 @@ def _read(document: dict[str, Any], limits: RequestLimits) -> Said:
     if given.input_type == "response":
         bounded((*texts, *(text for call in calls for text in call_readings(call))), limits)
         return Said(said, tuple(texts), tuple(calls))
-    said.add(*texts)
+    said.add_unplaced(*texts)
     for tool in given.tools or ():
         said.add(*readings(tool))
     for call in calls:
@@ -110,7 +109,7 @@ async def _action(inquiry: Inquiry, said: Said) -> dict[str, Any]:
         decision: Decision | Outcome = await _replies(inquiry, said)
         prompt = prompt or "".join(said.replies[:1])
     else:
-        passages = (Passage(Stage.INPUT, text) for text in said.conversation.inputs)
+        passages = said.conversation.asked(inquiry.guard.policy)
         decision = inquiry.of_input((await inquiry.verdicts(passages)).values())
         prompt = prompt or next(iter(said.conversation.inputs), "")
     inquiry.decided(decision)

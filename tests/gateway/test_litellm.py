@@ -101,6 +101,31 @@ def test_what_the_policy_stops_is_blocked(
     assert reply.json() == (BLOCKED if blocked else NONE)
 
 
+def test_an_old_hit_counts_as_far_as_the_policy_looks_back(gate: Guarded) -> None:
+    split = [{"type": "text", "text": text} for text in ("Hm.", KETTLE)]
+    messages = [
+        {"role": "user", "content": split},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "And bread?"},
+    ]
+    said: dict[str, Any] = {
+        "texts": ["Hm.", KETTLE, "No.", "And bread?"],
+        "structured_messages": messages,
+    }
+    again: dict[str, Any] = {
+        "structured_messages": [*messages, {"role": "user", "content": KETTLE}]
+    }
+    system: dict[str, Any] = {
+        "structured_messages": [{"role": "system", "content": KETTLE}, *messages]
+    }
+    assert ask(gate, **said).json() == BLOCKED
+    with guarded({**RULES, "input": {"scope": "latest_turn"}}) as latest:
+        assert ask(latest, **said).json() == NONE
+        assert ask(latest, texts=[KETTLE]).json() == BLOCKED
+        assert ask(latest, **again).json() == BLOCKED
+        assert ask(latest, **system).json() == BLOCKED
+
+
 def test_what_can_neither_be_primed_nor_corrected_is_blocked() -> None:
     scenarios = {
         "default": {"input": "flag", "reasoning": "correct", "answer": "correct"},
