@@ -13,8 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway import detectors
 from gateway.chat import chat_completions, new_request_id
+from gateway.checks import check
 from gateway.errors import AuthenticationError, to_reply
+from gateway.litellm import guardrail
+from gateway.moderation import moderations
 from gateway.relay import Observer
 from gateway.settings import Settings
 from gateway.state import Gateway, Parts, load, open_gateway
@@ -57,7 +61,14 @@ def app_of(parts: Parts, *observers: Observer) -> FastAPI:
         routes=[
             Route("/v1/chat/completions", _chat, methods=["POST"]),
             Route("/v1/models", _models),
+            Route("/v1/moderations", moderations, methods=["POST"]),
+            Route("/v1/guard/check", check, methods=["POST"]),
+            Route("/beta/litellm_basic_guardrail_api", guardrail, methods=["POST"]),
+            Route("/api/v1/text/contents", detectors.contents, methods=["POST"]),
+            Route("/api/v1/text/generation", detectors.generation, methods=["POST"]),
+            Route("/api/v1/text/chat", detectors.chat, methods=["POST"]),
             Route("/healthz", _healthz),
+            Route("/health", _healthz),  # as the detectors' orchestrator asks
             Route("/readyz", _readyz),
             Route("/metrics", _metrics),
         ],

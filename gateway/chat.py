@@ -48,12 +48,12 @@ def new_request_id() -> str:
 async def chat_completions(gateway: Gateway, request: Request, request_id: str) -> Relay:
     """Answer one request. Raises GatewayError for what is wrong before the upstream is asked."""
     client = gateway.keys.authenticate(request.headers.get("authorization"))
-    _check_room(gateway, 1)
+    check_room(gateway, 1)
     # Its body takes room too. The relay counts on and pins the same guard, with no wait between.
     with gateway.count_live(), gateway.guards.use() as guard:
         admitted = await _admit(gateway, request)
         _check(admitted, guard.policy)
-        _check_room(gateway, admitted.n - 1)
+        check_room(gateway, admitted.n - 1)
         await drop_refused_turns(admitted, guard, gateway.delivered, client.name)
         report = await gateway.probes.of(admitted.model)
         inputs = _inputs(gateway, guard, client.name, admitted)
@@ -92,17 +92,15 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
     )
 
 
-def _check_room(gateway: Gateway, more: int) -> None:
+def check_room(gateway: Gateway, more: int) -> None:
+    """Raises OverloadedError where so many more cannot be guarded."""
     if gateway.live + more > gateway.settings.max_streams:
         raise OverloadedError("the gateway has all the generations it can guard; try again")
 
 
 async def _admit(gateway: Gateway, request: Request) -> ChatRequest:
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError("the content type must be application/json")
     settings = gateway.settings
-    body = await _body(request, settings.request_limits.body_bytes)
+    body = await read_body(request, settings.request_limits.body_bytes)
     read = partial(admit, body, permissive=settings.permissive, limits=settings.request_limits)
     # A large one would keep everybody waiting.
     admitted = read() if len(body) < INLINE_BYTES else await anyio.to_thread.run_sync(read)
@@ -121,7 +119,11 @@ async def _reencode(gateway: Gateway, request: Request, admitted: ChatRequest) -
             more = await anyio.to_thread.run_sync(next, steps, False)
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a JSON request, of at most `limit` bytes. Raises RequestError."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError("the content type must be application/json")
     parts: list[bytes] = []
     size = 0
     try:

@@ -159,9 +159,9 @@ async def drop_refused_turns(
         if passage.role != "assistant" or not _is_blank(_before_refusal(passage.text, refusals)):
             of_message.setdefault(passage.message_index, []).append(to_judge(passage))
     held = [[p for index in turn for p in of_message.get(index, ())] for turn in turns]
-    verdicts = await _verdicts(
-        dict.fromkeys(p for passages in held for p in passages), guard, owner
-    )
+    asked = dict.fromkeys(p for passages in held for p in passages)
+    seconds = policy.limits.judge_timeout_seconds
+    verdicts = await verdicts_of(asked, guard, owner, seconds=seconds)
     dropped = [
         turn
         for turn, passages in zip(turns, held, strict=True)
@@ -222,10 +222,18 @@ def _is_blank(text: str | None) -> bool:
     return text is not None and not text.strip()
 
 
-async def _verdicts(
-    passages: Iterable[Passage], guard: Guard, owner: str
+async def verdicts_of(
+    passages: Iterable[Passage],
+    guard: Guard,
+    owner: str,
+    *,
+    seconds: float,
+    at_once: int = PASSAGES_AT_ONCE,
 ) -> dict[Passage, Verdict]:
-    """A verdict for each of these distinct passages."""
+    """A verdict for each of these distinct passages; `timeout` for those not answered in time.
+
+    `at_once`: how many are with the judges at a time.
+    """
     late = Verdict.of_unknown("none", TIMEOUT)
     waiting = deque(passages)
     verdicts = dict.fromkeys(waiting, late)
@@ -247,10 +255,10 @@ async def _verdicts(
     if not waiting:
         return verdicts
     try:
-        for _ in range(min(PASSAGES_AT_ONCE, len(waiting))):
+        for _ in range(min(at_once, len(waiting))):
             ask()
         with suppress(TimeoutError):
-            async with asyncio.timeout(guard.policy.limits.judge_timeout_seconds):
+            async with asyncio.timeout(seconds):
                 await done.wait()
     finally:
         left.set()

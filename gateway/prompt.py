@@ -99,7 +99,7 @@ class Prompt:
             raise wrong_type("messages", "a list")
         if not 0 < len(messages) <= self._most_messages:
             raise bad("messages", f"must hold 1 to {self._most_messages} messages")
-        self._turn = _latest_turn(messages)
+        self._turn = latest_turn(messages)
         read = [self._message(index, message) for index, message in enumerate(messages)]
         self._end_row()
         if read[-1]["role"] == "assistant":
@@ -309,7 +309,7 @@ class Prompt:
         return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _latest_turn(messages: list[Any]) -> int:
+def latest_turn(messages: list[Any]) -> int:
     """Return where the latest turn starts: the first of the last user messages in a row.
 
     System messages are in no turn, so they do not part a row. Without a user it is all one turn.

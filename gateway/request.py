@@ -98,7 +98,7 @@ def admit(
     `permissive` lets unknown top-level fields, lenient ones and literal reasoning tags pass.
     """
     limits = limits or RequestLimits()
-    document = {k: v for k, v in _decode(body, limits).items() if v is not None}
+    document = {k: v for k, v in decode(body, limits).items() if v is not None}
     upstream = _fields(document, permissive)
     if "model" not in upstream:
         raise bad("model", "is required", code="missing_required_parameter")
@@ -209,7 +209,8 @@ def trace_headers(inbound: Mapping[str, str]) -> dict[str, str]:
     return headers
 
 
-def _decode(body: bytes, limits: RequestLimits) -> dict[str, Any]:
+def decode(body: bytes, limits: RequestLimits) -> dict[str, Any]:
+    """Read a body as a JSON object, within bounds. Raises RequestError."""
     if len(body) > limits.body_bytes:
         raise PayloadTooLargeError(f"the request body is over {limits.body_bytes} bytes")
     # Counted before decoding, also inside of strings: a bound on memory, not a parser.

@@ -36,6 +36,8 @@ REFRESH_SECONDS = 60.0
 MAX_LISTED = 64
 MAX_UNLISTED = 16
 IMAGE_THREADS = 2
+OTHERS_AT_ONCE = 8
+"""Requests of those who only want something judged; what is generated meanwhile has no queue."""
 
 
 class Probes:
@@ -129,6 +131,10 @@ class Gateway:
     image_threads: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(IMAGE_THREADS)
     )
+    others: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(OTHERS_AT_ONCE)
+    )
+    """Room for requests that only want something judged."""
 
     @property
     def policy(self) -> Policy:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from prometheus_client import (
@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from monitors.bugs import bare
 from monitors.errors import UserError
 from monitors.events import Outcome, Recorded, StepRecord, StepReleased
-from monitors.taxonomy import Stage
+from monitors.taxonomy import Action, Stage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -68,6 +68,19 @@ class Levels:
     """Of those: answered together with the same passage of another request."""
 
 
+@dataclass(slots=True)
+class Judged:
+    """What was judged for one request of somebody else's, without its text."""
+
+    actions: dict[Action, int] = field(default_factory=dict)
+    """Decisions, each of one text or generation."""
+    passages: int = 0
+    """Texts and steps that judges were asked about."""
+    unknown: int = 0
+    """Of those: without a verdict."""
+    judge_ms: float = 0.0
+
+
 class Telemetry:
     """One gateway's metrics, and the audit line of every generation."""
 
@@ -99,6 +112,9 @@ class Telemetry:
         self._aborts = counter("upstream_aborts", "Upstream requests closed before their end.")
         self._errors = counter(
             "upstream_errors", "Generations on which the upstream broke off.", "error"
+        )
+        self._judged = counter(
+            "judged_texts", "Texts judged for others, by what was decided.", "path", "action"
         )
         steps = counter("steps", "Steps judged.", "stage", "known")
         self._steps = {
@@ -142,12 +158,38 @@ class Telemetry:
         """The gateway has ended its streams."""
         self._log.info("stopped")
 
-    def refused(self, request_id: str, status: int, error: Exception) -> None:
-        """A request was turned away before a generation began. Not why: that may quote it."""
-        self.requests.labels("chat", str(status)).inc()
+    def refused(self, request_id: str, status: int, error: Exception, path: str = "chat") -> None:
+        """A request was turned away before a generation began. Not why: that may quote it.
+
+        `path`: as in `requests_total`.
+        """
+        self.requests.labels(path, str(status)).inc()
         self._log.info(
-            "turned away", request_id=request_id, status=status, error=type(error).__name__
+            "turned away",
+            request_id=request_id,
+            path=path,
+            status=status,
+            error=type(error).__name__,
         )
+
+    def judged(self, request_id: str, path: str, found: Judged) -> None:
+        """A request was answered that only wanted something judged."""
+        self.requests.labels(path, "200").inc()
+        for action, count in found.actions.items():
+            self._judged.labels(path, action.value).inc(count)
+        self._log.info(
+            "judged",
+            request_id=request_id,
+            path=path,
+            actions={action.value: count for action, count in found.actions.items()},
+            passages=found.passages,
+            unknown=found.unknown,
+            judge_ms=round(found.judge_ms, 2),
+        )
+
+    def verdict(self, stage: Stage, ms: float) -> None:
+        """A judge answered somebody else's question."""
+        self._judging[stage].observe(ms / 1e3)
 
     def observe(self, request_id: str, what: Recorded) -> None:
         """Count a step, its release, or an outcome; log an outcome, and at level debug a step."""
@@ -180,7 +222,7 @@ class Telemetry:
             level=round(step.level, 3),
             action=step.action.value,
             scenario=step.scenario.value if step.scenario else None,
-            unknown=_reason(verdict.reason) if verdict.unknown else None,
+            unknown=reason_word(verdict.reason) if verdict.unknown else None,
             judge_ms=round(verdict.ms, 2),
         )
 
@@ -231,7 +273,7 @@ class Telemetry:
             self._characters.labels(channel, "judged").inc(counts.judged)
             self._characters.labels(channel, "released").inc(counts.released)
             for reason, count in counts.released_unjudged.items():
-                self._unjudged.labels(channel, _reason(reason)).inc(count)
+                self._unjudged.labels(channel, reason_word(reason)).inc(count)
                 unjudged += 0 if reason == "blank" else count
         return unjudged
 
@@ -337,7 +379,8 @@ def _by_stage(histogram: Histogram) -> dict[Stage, Histogram]:
     return {stage: histogram.labels(stage.value) for stage in Stage}
 
 
-def _reason(reason: str | None) -> str:
+def reason_word(reason: str | None) -> str:
+    """Why a verdict is unknown, as one of our own words; a judge may say anything."""
     kind = (reason or "").partition(":")[0]  # `language: xx`
     return kind if kind in _REASONS else "other"
 

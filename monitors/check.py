@@ -4,13 +4,17 @@
 
 Steps are judged in order, each before the next text comes, so a decision falls at the earliest
 moment that it could. Where a live stream would be corrected, the check ends: nobody generates the
-rest.
+rest. In mode `shadow`, where nothing is changed, it goes on to the last step.
+
+`questions` is the run itself, without judges: who has them elsewhere (the gateway: on an event
+loop, with a queue) answers it himself.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,8 @@ from monitors.events import (
     Event,
     Judge,
     Outcome,
+    Record,
+    Recorded,
     Refuse,
     Resume,
     StepJudged,
@@ -28,17 +34,21 @@ from monitors.events import (
 )
 from monitors.formats import SEPARATED
 from monitors.judges.base import Judge as AnyJudge
-from monitors.judges.base import Passage
+from monitors.judges.base import Passage, Verdict
 from monitors.judges.build import build_panels, names_of
 from monitors.policy import Policy
 from monitors.policy_file import load_policy
 from monitors.stream import GuardedStream
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Stage
+from monitors.wire import ToolDelta
 from monitors.wording import detect_language
 
 _DELTA = 16
 """Characters per delta; decisions do not depend on it, what was released by less than that."""
+
+_PAUSE = 64
+"""Deltas after which others may have their turn: half a millisecond."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,34 +79,63 @@ class Checker:
             format=SEPARATED,
         )
         stream = GuardedStream(self.policy, task)
-        due = deque[Effect](stream.start(0.0))
-        for event in _events(reasoning, answer):
-            if not self._settle(stream, due):
-                break
-            due.extend(stream.handle(event, 0.0))
-        self._settle(stream, due)
+        asked = questions(stream, reasoning, answer)
+        verdict: Verdict | None = None
+        with suppress(StopIteration):
+            while True:
+                passage = asked.send(verdict)
+                verdict = None if passage is None else self._judge(passage)
         return stream
 
-    def _settle(self, stream: GuardedStream, due: deque[Effect]) -> bool:
-        """Answer what is to be judged; whether the generation goes on."""
-        going_on = True
+    def _judge(self, passage: Passage) -> Verdict:
+        return self.judges[passage.stage].score([passage])[0]
+
+
+def questions(
+    stream: GuardedStream,
+    reasoning: str,
+    answer: str,
+    calls: Sequence[ToolDelta] = (),
+    *,
+    record: Callable[[Recorded], None] = lambda _: None,
+) -> Generator[Passage | None, Verdict | None]:
+    """Run finished texts through a stream that has not started, up to its end or intervention.
+
+    Yields each passage that needs a verdict and is sent it; None now and then, so that whoever runs
+    it on an event loop can let others have their turn. `record` gets the records of the steps.
+    """
+    due = deque[Effect](stream.start(0.0))
+    stopped = False
+    for number, event in enumerate(_events(reasoning, answer, calls)):
         while due:
-            effect = due.popleft()
-            if isinstance(effect, AbortUpstream | Resume | Refuse):
-                going_on = False
-            elif isinstance(effect, Judge) and going_on:
-                verdict = self.judges[effect.passage.stage].score([effect.passage])[0]
-                due.extend(stream.handle(StepJudged(effect.id, verdict), 0.0))
-        return going_on
+            match due.popleft():
+                case AbortUpstream() | Resume() | Refuse():
+                    stopped = True
+                case Record(what):
+                    record(what)
+                case Judge(id, passage) if not stopped:
+                    verdict = yield passage
+                    if verdict is None:
+                        raise RuntimeError("a passage wants a verdict")
+                    due.extend(stream.handle(StepJudged(id, verdict), 0.0))
+        if stopped:
+            return
+        if number % _PAUSE == _PAUSE - 1:
+            yield None
+        if event is not None:
+            due.extend(stream.handle(event, 0.0))
 
 
-def _events(reasoning: str, answer: str) -> Iterator[Event]:
+def _events(reasoning: str, answer: str, calls: Sequence[ToolDelta]) -> Iterator[Event | None]:
     for piece in _pieces(reasoning):
         yield DeltaReceived(0, reasoning=piece)
     for piece in _pieces(answer):
         yield DeltaReceived(0, content=piece)
+    if calls:
+        yield DeltaReceived(0, tool_calls=calls)
     yield DeltaReceived(0, finish_reason="stop")
     yield UpstreamEnded(0)
+    yield None  # what the end asks for
 
 
 def _pieces(text: str) -> Iterator[str]:

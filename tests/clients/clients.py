@@ -25,7 +25,7 @@ INSTALLED = ROOT / "tests" / "clients" / "js" / "node_modules" / ".synced"
 _BIN = ROOT / ".venv-clients" / "bin"
 _JS = "tests/clients/js"
 _WITHIN = 40.0
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # The clients get no proxies, keys or base URLs of ours, and need no network but the loopback.
     "PATH": f"{_BIN}{os.pathsep}{os.defpath}",
     "PYTHONPATH": str(ROOT),
@@ -140,7 +140,7 @@ class Running:
         self._process = subprocess.Popen(
             self._client.command,
             cwd=ROOT,
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

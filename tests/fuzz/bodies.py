@@ -32,6 +32,7 @@ from gateway.settings import Settings
 from monitors.errors import WireError
 from monitors.judges.base import Judge, Passage, Verdict
 from monitors.wire import Chunk, decode_chunk
+from tests.fuzz import questions
 from tests.gateway.harness import MODEL, REFUSAL, RULES, assert_error_body
 
 CHAT = "/v1/chat/completions"
@@ -372,7 +373,7 @@ def headers_of(draw: random.Random) -> list[tuple[bytes, bytes]]:
 CLOSED = (
     *("/", "/v1", "/v1/", "/docs", "/redoc", "/openapi.json", "/favicon.ico", "/.env"),
     *("/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/audio/speech"),
-    *("/v1/images/generations", "/v1/moderations", "/v1/score", "/v1/rerank", "/v1/batches"),
+    *("/v1/images/generations", "/v1/score", "/v1/rerank", "/v1/batches"),
     *("/tokenize", "/detokenize", "/pooling", "/classify", "/score", "/rerank", "/invocations"),
     *("/inference/v1/generate", "/v1/chat/completions/render", "/v1/completions/render"),
     *("/load", "/version", "/ping", "/server_info", "/reset_prefix_cache", "/sleep", "/wake_up"),
@@ -386,7 +387,10 @@ CLOSED = (
 )
 """Nothing stands there, whatever the method."""
 
-OPEN = {CHAT: "POST", "/v1/models": "GET", "/healthz": "GET", "/readyz": "GET", "/metrics": "GET"}
+OPEN = {
+    **dict.fromkeys((CHAT, *questions.PATHS), "POST"),
+    **dict.fromkeys(("/v1/models", "/healthz", "/health", "/readyz", "/metrics"), "GET"),
+}
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "CONNECT", "FOO")
 
 
@@ -456,6 +460,9 @@ async def check(app: FastAPI, world: World, draw: random.Random) -> None:
     if draw.random() < 0.1:
         await _check_path(app, world, draw)
         return
+    if draw.random() < 0.15:
+        await _check_question(app, world, draw)
+        return
     world.reply = draw.choice(REPLIES)
     body = valid_body(draw)
     for _ in range(draw.choice((0, 0, 0, 0, 1, 1, 1, 2, 4))):
@@ -480,6 +487,24 @@ async def _check_path(app: FastAPI, world: World, draw: random.Random) -> None:
     assert not world.asked, f"{method} {path} reached the model"
     if method != "HEAD":
         _check_reply(reply, world)
+
+
+async def _check_question(app: FastAPI, world: World, draw: random.Random) -> None:
+    path, body = questions.question(draw, _words, valid_body(draw))
+    for _ in range(draw.choice((0, 0, 0, 0, 1, 1, 2))):
+        if body:
+            mutate(draw, body)
+    sent = encode(draw, body)
+    reply = await send(app, "POST", path, headers_of(draw), sent)
+    assert not world.asked, f"{path} reached the model"
+    assert reply.status in {200, 400, 413, 422}, (path, reply.status, reply.body[:300])
+    bugs = [entry for entry in world.logs if entry["log_level"] in ("error", "critical")]
+    assert not bugs, bugs
+    answer = json.loads(reply.body)
+    if reply.status == 200:
+        questions.check_answer(path, sent, answer, lambda t: _check_shown(t.strip(), world))
+    else:
+        assert_error_body({"error": answer["error"]})
 
 
 def _check_reply(reply: Reply, world: World) -> None:

@@ -80,6 +80,11 @@ def send(gate: Guarded, content: bytes, kind: str = "application/json") -> httpx
         ("POST", "/v1/models", 405),
         ("POST", "/healthz", 405),
         ("OPTIONS", "/v1/chat/completions", 405),
+        ("POST", "/v1/moderations/", 404),
+        ("POST", "/v1/guard", 404),
+        ("POST", "/api/v1/text/context/doc", 404),
+        ("POST", "/api/v1/text", 404),
+        ("POST", "/health", 405),
     ],
 )
 def test_what_is_not_guarded_is_not_there(

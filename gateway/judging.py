@@ -1,0 +1,349 @@
+"""What the endpoints share that only judge: admission, bounds, the guard's verdicts, the reply.
+
+They take the way of a chat completion as far as they go it: the same keys, body limits and errors,
+a place among `max_streams`, the guard in force pinned until the reply is out, and its judges'
+queue. So that those who only ask cannot starve the streams that are guarded, few of their requests
+are judged at a time (`Gateway.others`), each with few passages; the others wait a little, then get
+503.
+
+A judge that had no time for a text (`overload`, `timeout`) is a 503 with Retry-After where the
+policy's `on_overload` is closed. Every other unknown verdict is a property of the text, not of the
+moment: it is answered, and never as safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+import anyio.to_thread
+import msgspec
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.chat import INLINE_BYTES, check_room, new_request_id, read_body
+from gateway.errors import (
+    ErrorReply,
+    GatewayError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestError,
+    to_reply,
+)
+from gateway.fields import clip
+from gateway.history import verdicts_of
+from gateway.request import RequestLimits, decode
+from gateway.state import Gateway
+from gateway.telemetry import Judged, reason_word
+from monitors.bugs import log_bug
+from monitors.check import questions
+from monitors.errors import GuardError
+from monitors.events import Outcome, Recorded, StepRecord
+from monitors.evidence import Decision, weigh_input
+from monitors.guard import Guard
+from monitors.judges.base import Passage, Verdict
+from monitors.stream import GuardedStream
+from monitors.task import Task
+from monitors.taxonomy import Mode, Stage
+from monitors.wire import ToolDelta
+
+MOST_TEXTS = 1024
+"""Texts of one request, each with a decision of its own."""
+
+PASSAGES_AT_ONCE = 8
+"""Of one request with the judges."""
+
+WAIT_SECONDS = 5.0
+"""That a request waits for its turn."""
+
+ANSWER_SECONDS = 60.0
+"""From its turn to the reply."""
+
+_T = TypeVar("_T")
+_Q = TypeVar("_Q")
+
+NOT_JUDGED: Final = "images are not judged yet: leave them out, or have them judged elsewhere"
+
+
+class JudgingOffError(GatewayError):
+    """The policy's mode is `off`: nobody judges, so nothing can be said of a text."""
+
+    status = 503
+    code = "judging_off"
+
+
+class Ending(NamedTuple):
+    """What became of a finished generation: its outcome, and its steps in order."""
+
+    outcome: Outcome
+    steps: Sequence[StepRecord]
+
+
+@dataclass(slots=True)
+class Inquiry:
+    """One request that wants something judged, under one guard."""
+
+    guard: Guard
+    owner: str
+    request_id: str
+    gateway: Gateway
+    found: Judged = field(default_factory=Judged)
+
+    async def verdicts(self, passages: Iterable[Passage]) -> dict[Passage, Verdict]:
+        """A verdict for each distinct passage. Blank ones are not judged, and left out."""
+        distinct = dict.fromkeys(passage for passage in passages if passage.text.strip())
+        verdicts = await verdicts_of(
+            distinct, self.guard, self.owner, seconds=ANSWER_SECONDS, at_once=PASSAGES_AT_ONCE
+        )
+        for passage, verdict in verdicts.items():
+            self._note(passage, verdict)
+        return verdicts
+
+    def of_input(self, verdicts: Iterable[Verdict]) -> Decision:
+        """What the policy decides on a request with these verdicts. Raises OverloadedError."""
+        decision = weigh_input(self.guard.policy, verdicts)
+        if decision.reason == "overload" and decision.action.intervenes:
+            raise _overloaded()
+        return decision
+
+    async def generation(
+        self, task: Task, reasoning: str, answer: str, calls: Sequence[ToolDelta] = ()
+    ) -> Ending:
+        """Judge a finished generation to its end, as mode `shadow` would; without its request.
+
+        Raises OverloadedError, and PayloadTooLargeError for what the policy would cut off.
+        """
+        policy = self.guard.policy
+        if len(reasoning) + len(answer) > policy.limits.max_generated_chars:
+            most = policy.limits.max_generated_chars
+            raise PayloadTooLargeError(f"the policy judges at most {most} characters of a reply")
+        steps: list[StepRecord] = []
+
+        def record(what: Recorded) -> None:
+            if isinstance(what, StepRecord):
+                steps.append(what)
+
+        stream = GuardedStream(replace(policy, mode=Mode.SHADOW), task)
+        asked = questions(stream, reasoning, answer, calls, record=record)
+        verdict: Verdict | None = None
+        with suppress(StopIteration):
+            while True:
+                passage = asked.send(verdict)
+                if passage is None:
+                    verdict = None
+                    await asyncio.sleep(0)
+                    continue
+                verdict = (await self.verdicts([passage])).get(passage, _BLANK)
+                if verdict.overloaded and policy.overload_is_closed(passage.stage):
+                    raise _overloaded()
+        return Ending(stream.outcome, steps)
+
+    def decided(self, decision: Decision | Outcome) -> None:
+        """Count a decision, for metrics and log."""
+        action = decision.action
+        self.found.actions[action] = self.found.actions.get(action, 0) + 1
+
+    def _note(self, passage: Passage, verdict: Verdict) -> None:
+        self.found.passages += 1
+        self.found.unknown += verdict.unknown
+        self.found.judge_ms += verdict.ms
+        self.gateway.telemetry.verdict(passage.stage, verdict.ms)
+
+
+_BLANK = Verdict(0.0, "none")
+
+Answer = Callable[[Inquiry, _Q], Awaitable[Any]]
+"""The reply's body to a question that was read."""
+
+Read = Callable[[dict[str, Any], RequestLimits], _Q]
+"""Reads a body into a question, in a thread where it is large. Raises RequestError."""
+
+
+async def serve(
+    request: Request,
+    path: str,
+    read: Read[_Q],
+    answer: Answer[_Q],
+    *,
+    off: Any = None,
+    errors: Callable[[Exception], ErrorReply] = to_reply,
+    bearer: Callable[[Mapping[str, str]], str | None] = lambda h: h.get("authorization"),
+) -> Response:
+    """Answer one request. Every error becomes a reply, by `errors`.
+
+    `path`: as metrics and log call it. `off`: the body in mode `off`; None: a 503. `bearer`: the
+    client's `Authorization` from its headers.
+    """
+    gateway: Gateway = request.app.state.gateway
+    request_id = new_request_id()
+    headers = {"x-guard-request-id": request_id}
+    try:
+        client = gateway.keys.authenticate(bearer(request.headers))
+        check_room(gateway, 1)
+        with gateway.count_live(), gateway.guards.use() as guard:
+            headers["x-guard-policy"] = guard.policy.label
+            inquiry = Inquiry(guard, client.name, request_id, gateway)
+            if guard.policy.mode is not Mode.OFF:
+                question = await _question(gateway, request, read)
+                body = await _in_turn(gateway, request, partial(answer, inquiry, question))
+            elif off is not None:
+                body = off
+            else:
+                raise JudgingOffError("the policy's mode is `off`: nothing is judged")
+    except Exception as error:  # noqa: BLE001 - every error becomes a reply
+        status, body, more = errors(error)
+        gateway.telemetry.refused(request_id, status, error, path)
+        if not isinstance(error, GuardError | HTTPException):
+            log_bug(error)
+        return _json(body, status, {**headers, **more})
+    gateway.telemetry.judged(request_id, path, inquiry.found)
+    return _json(body, 200, headers)
+
+
+def _json(body: Any, status: int, headers: Mapping[str, str]) -> Response:
+    data = msgspec.json.encode(body)
+    return Response(data, status, dict(headers), media_type="application/json")
+
+
+async def _question(gateway: Gateway, request: Request, read: Read[_Q]) -> _Q:
+    limits = gateway.settings.request_limits
+    body = await read_body(request, limits.body_bytes)
+
+    def all_of_it() -> _Q:
+        return read(decode(body, limits), limits)
+
+    if len(body) < INLINE_BYTES:
+        return all_of_it()
+    return await anyio.to_thread.run_sync(all_of_it)
+
+
+async def _in_turn(gateway: Gateway, request: Request, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do the work when there is room, within its time, and while the client waits for it."""
+    others = gateway.others
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await others.acquire()
+    except TimeoutError as error:
+        raise _overloaded() from error
+    try:
+        return await _attended(request, work)
+    finally:
+        others.release()
+
+
+async def _attended(request: Request, work: Callable[[], Awaitable[_T]]) -> _T:
+    limit = asyncio.timeout(ANSWER_SECONDS)
+    left = False
+
+    async def attend() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    ending: Exception | None = None  # raised outside of the group, which would wrap it
+    async with asyncio.TaskGroup() as group:
+        try:
+            async with limit:
+                attending = group.create_task(attend())
+                try:
+                    result = await work()
+                finally:
+                    attending.cancel()
+        except Exception as error:  # noqa: BLE001 - see above
+            ending = error
+    if isinstance(ending, TimeoutError):
+        if left:
+            raise RequestError("the client left before its texts were judged")
+        raise _overloaded() from ending
+    if ending is not None:
+        raise ending
+    return result
+
+
+def _overloaded() -> OverloadedError:
+    problem = "the judges had no time for it: try again, with less text at once"
+    return OverloadedError(problem, retry_after=5)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def parse(model: type[_M], document: dict[str, Any]) -> _M:
+    """The document as that model. Raises RequestError that names the field; quotes no value."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = "".join(_step(part) for part in first["loc"]).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        problem, code = "is not a field that is known here", "unknown_parameter"
+    elif first["type"] == "missing":
+        problem, code = "is required", "missing_required_parameter"
+    else:
+        problem, code = f"is wrong: {first['msg']}", "invalid_type"
+    raise RequestError(f"'{param}' {problem}", param=param, code=code)
+
+
+def _step(part: int | str) -> str:
+    return f"[{part}]" if isinstance(part, int) else f".{clip(part)}"
+
+
+def bounded(texts: Iterable[str], limits: RequestLimits) -> None:
+    """Raises PayloadTooLargeError for more text than one request may have judged."""
+    count = size = 0
+    for text in texts:
+        count += 1
+        size += len(text)
+    if count > MOST_TEXTS:
+        raise PayloadTooLargeError(f"the request holds over {MOST_TEXTS} texts; send fewer at once")
+    if size > limits.text_chars:
+        most = limits.text_chars
+        raise PayloadTooLargeError(f"the request holds over {most} characters of text to judge")
+
+
+def no_image(param: str) -> RequestError:
+    """The error for an image: it must not look as if it had been judged."""
+    return RequestError(f"'{param}': {NOT_JUDGED}", param=param, code="image_not_judged")
+
+
+# --- what verdicts say ------------------------------------------------------------------------
+
+
+def scores(verdict: Verdict) -> dict[str, Any]:
+    """A verdict for those who asked. `unsafe` None: nobody could tell; `unknown` says why."""
+    return {
+        "unsafe": None if verdict.unsafe is None else round(verdict.unsafe, 4),
+        "scenarios": {
+            scenario.value: round(score, 4)
+            for scenario, score in sorted(verdict.scenarios.items())
+            if score >= 0.00005
+        },
+        "unknown": why_unknown(verdict),
+    }
+
+
+def why_unknown(verdict: Verdict) -> str | None:
+    """Why a judge could not tell, or one of several; None where all could."""
+    blind = next((part for part in verdict.parts or (verdict,) if part.unknown), None)
+    return None if blind is None else reason_word(blind.reason)
+
+
+def facts(inquiry: Inquiry, *stages: Stage) -> dict[str, Any]:
+    """By whom and under which policy something was judged."""
+    policy, names = inquiry.guard.policy, inquiry.guard.judge_names
+    return {
+        "policy": policy.label,
+        "mode": policy.mode.value,
+        "judges": {stage.value: names[stage.value] for stage in stages or Stage},
+    }

@@ -1,0 +1,173 @@
+"""POST /v1/moderations: OpenAI's schema, judged as the policy judges a request (stage `input`).
+
+Request and reply are those of OpenAI's API reference, as the official Python client 3.54 types them
+(`openai/types/moderation*.py`): https://platform.openai.com/docs/api-reference/moderations
+
+- `flagged`: what the policy flags or acts on, whatever the mode but `off` (a 503). So harm that is
+  none of OpenAI's categories (misinformation, contested advice) may flag without any of them.
+- An unknown verdict is `flagged`, with `guard.unknown` saying why, all scores 0 and no input type
+  that they apply to: nobody judged it. By the policy's `on_unknown` row `guard.action` is `refuse`
+  (closed) or `flag` (open). A judge that had no time is a 503 where `on_overload` is closed.
+- A list of content parts is one input, as with OpenAI; a list of strings is as many. Images: 400.
+- Ours is one key in each result, `guard`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.errors import RequestError
+from gateway.fields import bad, clip, wrong_type
+from gateway.judging import Inquiry, bounded, no_image, parse, scores, serve
+from gateway.request import RequestLimits
+from monitors.evidence import Decision
+from monitors.judges.base import Passage, Verdict
+from monitors.taxonomy import Action, Scenario, Stage
+
+CATEGORIES: Final[Mapping[str, tuple[Scenario, ...]]] = {
+    "harassment": (Scenario.HATE_SPEECH,),
+    "harassment/threatening": (),
+    "hate": (Scenario.HATE_SPEECH,),
+    "hate/threatening": (),
+    "illicit": (
+        Scenario.ILLEGAL_ACTIVITY,
+        Scenario.FRAUD,
+        Scenario.ECONOMIC_HARM,
+        Scenario.MALWARE_GENERATION,
+        Scenario.PRIVACY_VIOLATION,
+        Scenario.WEAPONS,
+    ),
+    "illicit/violent": (Scenario.WEAPONS,),
+    "self-harm": (Scenario.SELF_HARM,),
+    "self-harm/intent": (),
+    "self-harm/instructions": (),
+    "sexual": (Scenario.SEXUAL_CONTENT,),
+    "sexual/minors": (Scenario.CHILD_SAFETY,),
+    "violence": (Scenario.PHYSICAL_HARM,),
+    "violence/graphic": (),
+}
+"""OpenAI's categories by our scenarios: the highest of them counts.
+
+Our judges do not tell hate from harassment, nor threats, intent, instructions or graphic detail:
+those without a scenario are never true, and no input type applies to them. Misinformation,
+lobbying, advice and `other` are none of OpenAI's.
+"""
+
+
+class ModerationRequest(BaseModel):
+    """The body. `input` is read by hand: a union would give an error for each of its forms."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    input: Any
+    model: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Inputs:
+    """What to judge: of each input the texts that together are it."""
+
+    rows: Sequence[tuple[str, ...]]
+
+
+async def moderations(request: Request) -> Response:
+    """Answer one request."""
+    return await serve(request, "moderations", _read, _answer)
+
+
+def _read(document: dict[str, Any], limits: RequestLimits) -> Inputs:
+    given = parse(ModerationRequest, document).input
+    rows: list[tuple[str, ...]]
+    if isinstance(given, str):
+        rows = [(given,)]
+    elif not isinstance(given, list) or not given:
+        raise wrong_type("input", "a string, a list of strings, or a list of content parts")
+    elif isinstance(given[0], str):
+        rows = [(_string(f"input[{at}]", text),) for at, text in enumerate(given)]
+    else:
+        texts = [_part(f"input[{at}]", part) for at, part in enumerate(given)]
+        # As whoever reads it may join them: a word may be split over two parts.
+        rows = [tuple(dict.fromkeys(("\n".join(texts), "".join(texts))))]
+    bounded((text for row in rows for text in row), limits)
+    return Inputs(rows)
+
+
+def _string(place: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong_type(place, "a string, as the others are")
+    return value
+
+
+def _part(place: str, part: Any) -> str:
+    if not isinstance(part, dict):
+        raise wrong_type(place, "a content part, or a string")
+    kind = part.get("type")
+    if kind == "image_url":
+        raise no_image(place)
+    if kind != "text":
+        raise bad(f"{place}.type", "must be 'text': nothing else can be judged")
+    if more := sorted(part.keys() - {"type", "text"}):
+        name = f"{place}.{clip(more[0])}"
+        raise RequestError(f"'{name}' is not known here", param=name, code="unknown_parameter")
+    return _string(f"{place}.text", part.get("text"))
+
+
+async def _answer(inquiry: Inquiry, inputs: Inputs) -> dict[str, Any]:
+    verdicts = await inquiry.verdicts(
+        Passage(Stage.INPUT, text) for row in inputs.rows for text in row
+    )
+    judge = inquiry.guard.judge_names[Stage.INPUT.value]
+    results: list[dict[str, Any]] = []
+    for row in inputs.rows:
+        passages = (Passage(Stage.INPUT, text) for text in row)
+        own = [verdicts[passage] for passage in passages if passage in verdicts]
+        decision = inquiry.of_input(own)
+        inquiry.decided(decision)
+        results.append(_result(inquiry, judge, decision, own))
+    return {"id": f"modr-{inquiry.request_id}", "model": judge, "results": results}
+
+
+def _result(
+    inquiry: Inquiry, judge: str, decision: Decision, verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    flagged = decision.action is not Action.ALLOW
+    policy = inquiry.guard.policy
+    whole = Verdict.combined(judge, verdicts)
+
+    def crossed(scenario: Scenario) -> bool:
+        if scenario is decision.scenario:
+            return True
+        acts = policy.action(scenario, Stage.INPUT) is not Action.ALLOW
+        score = whole.scenarios.get(scenario, 0.0)
+        return acts and score >= policy.threshold(scenario, Stage.INPUT)
+
+    judged = bool(verdicts) and not whole.unknown
+    return {
+        "flagged": flagged,
+        "categories": {
+            category: flagged and any(map(crossed, scenarios))
+            for category, scenarios in CATEGORIES.items()
+        },
+        "category_scores": {
+            category: max((whole.scenarios.get(s, 0.0) for s in scenarios), default=0.0)
+            for category, scenarios in CATEGORIES.items()
+        },
+        "category_applied_input_types": {
+            category: ["text"] if judged and scenarios else []
+            for category, scenarios in CATEGORIES.items()
+        },
+        "guard": {
+            "action": decision.action.value,
+            "scenario": decision.scenario.value if decision.scenario else None,
+            **scores(whole),
+            "judge": judge,
+            "policy": policy.label,
+            "mode": policy.mode.value,
+        },
+    }

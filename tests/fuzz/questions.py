@@ -1,0 +1,107 @@
+"""Questions of those who only want something judged, and what must hold of the answers."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Words = Callable[[random.Random], str]
+PATHS = (
+    *("/v1/moderations", "/v1/guard/check", "/beta/litellm_basic_guardrail_api"),
+    *("/api/v1/text/contents", "/api/v1/text/generation", "/api/v1/text/chat"),
+)
+
+
+def question(draw: random.Random, words: Words, chat: Mapping[str, Any]) -> tuple[str, Any]:
+    """A path and a body that it would take, mostly; `chat`: a chat completion's."""
+    path = draw.choice(PATHS)
+    texts = [words(draw) for _ in range(draw.choice((1, 1, 2, 5, 70)))]
+    parts = [{"type": "text", "text": text} for text in texts]
+    messages, tools = chat["messages"], chat.get("tools")
+    several = {"texts": texts, "structured_messages": messages, "tools": tools, "images": None}
+    some = {key: value for key, value in several.items() if draw.random() < 0.6}
+    reply = {"role": "assistant", "content": words(draw), "reasoning": words(draw)}
+    bodies: dict[str, Any] = {
+        "/v1/moderations": {"input": draw.choice((texts[0], texts, parts)), "model": "any"},
+        "/v1/guard/check": draw.choice(
+            (
+                {"messages": messages},
+                {"request": texts[0], "reasoning": words(draw), "answer": "\n".join(texts)},
+            )
+        ),
+        "/beta/litellm_basic_guardrail_api": {
+            "input_type": draw.choice(("request", "request", "response")),
+            "request_data": {"user_api_key_alias": words(draw)},
+            **some,
+        },
+        "/api/v1/text/contents": {
+            "contents": texts,
+            "detector_params": draw.choice(({}, {"stage": "answer"}, {"threshold": 0.5})),
+        },
+        "/api/v1/text/generation": {"prompt": words(draw), "generated_text": "\n".join(texts)},
+        "/api/v1/text/chat": {
+            "messages": draw.choice((messages, [*messages, reply])),
+            "tools": tools,
+        },
+    }
+    return path, bodies[path]
+
+
+def check_answer(path: str, sent: bytes, reply: Any, shown: Callable[[str], None]) -> None:
+    """What an answer with status 200 must hold. `shown` raises for a text that no judge saw."""
+    body = json.loads(sent)
+    match path:
+        case "/v1/moderations":
+            given = body["input"]
+            many = isinstance(given, list) and isinstance(given[0], str)
+            assert len(reply["results"]) == (len(given) if many else 1)
+            for result in reply["results"]:
+                assert len(result["categories"]) == len(result["category_scores"]) == 13
+            texts = [given] if isinstance(given, str) else list(_texts(given))
+        case "/v1/guard/check":
+            for stage in ("reasoning", "answer"):
+                if body.get(stage) is not None:
+                    _check_spans(body[stage], reply["stages"][stage]["steps"])
+            request = body.get("request")
+            said = [request] if request else _texts(body.get("messages") or [])
+            # Thinking in an assistant's text is judged by itself, as in a chat completion.
+            texts = [part for text in said for part in re.split(r"</?think>", text)]
+        case "/beta/litellm_basic_guardrail_api":
+            assert reply["action"] in ("NONE", "BLOCKED")
+            if body["input_type"] == "response":
+                return
+            texts = [*(body.get("texts") or ()), *_texts(body.get("structured_messages") or [])]
+        case "/api/v1/text/contents":
+            assert len(reply) == len(body["contents"])
+            staged = (body.get("detector_params") or {}).get("stage", "input")
+            texts = body["contents"] if staged == "input" else []
+        case _:
+            assert isinstance(reply, list)
+            texts = []
+    for text in texts:
+        shown(text)
+
+
+def _check_spans(text: str, steps: list[dict[str, Any]]) -> None:
+    """The steps are the text, but for what is blank."""
+    at = 0
+    for step in steps:
+        assert not text[at : step["start"]].strip(), "text that no step holds"
+        at = step["end"]
+    assert not text[at:].strip(), "text behind the last step"
+
+
+def _texts(value: Any, holder: str = "content") -> Iterator[str]:
+    """What people wrote: contents, texts, thoughts; not roles, types and ids."""
+    if isinstance(value, str):
+        if holder in ("content", "text", "refusal", "reasoning", "reasoning_content"):
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, holder)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, key)
