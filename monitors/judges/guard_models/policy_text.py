@@ -2,7 +2,7 @@
 
 Structured as the guide for gpt-oss-safeguard recommends: instructions, definitions, what violates,
 what is safe, the form of the answer (openai/openai-cookbook, articles/gpt-oss-safeguard-guide.md;
-400 to 600 tokens are best, ours has about 550). The categories are our scenarios: those that the
+400 to 600 tokens are best, ours has about 450). The categories are our scenarios: those that the
 policy does anything about at any stage violate it, those that it allows everywhere are safe.
 """
 
