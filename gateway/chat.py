@@ -159,7 +159,8 @@ async def _read_images(
     for url in dict.fromkeys(image_urls(messages)):  # one by one: others have their turn between
         if await request.is_disconnected():
             raise RequestError("the client left before its images were read")
-        texts[url] = await gateway.images.read(encoded(url))
+        data = await anyio.to_thread.run_sync(encoded, url)
+        texts[url] = await gateway.images.read(data)
     admitted.passages += passages_of_messages(messages, texts)
     return texts
 

@@ -91,6 +91,8 @@ class FetchLimits:
     """Of all images of one request."""
     seconds: float = 10.0
     """For one image, redirects included."""
+    total_seconds: float = 30.0
+    """For all images of one request."""
     redirects: int = 3
     at_once: int = 8
     """Images of all requests."""

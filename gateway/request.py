@@ -6,6 +6,7 @@ CPU only, but for remote images. A field goes upstream by a row of `gateway.fiel
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import Iterator, Mapping
@@ -169,8 +170,17 @@ def _prompt(permissive: bool, limits: RequestLimits, remote_images: bool = False
 async def embed_images(request: ChatRequest, fetcher: Fetcher) -> None:
     """Fetch every remote image, one after the other, and put its bytes in the URL's place.
 
-    Raises RequestError for one that cannot be had, and for too many bytes in all.
+    Raises RequestError for one that cannot be had, and for too many bytes or seconds in all.
     """
+    try:
+        async with asyncio.timeout(fetcher.limits.total_seconds):
+            await _embed(request, fetcher)
+    except TimeoutError:
+        problem = "hold images that took too long to fetch in all; embed them as data: URLs"
+        raise bad("messages", problem, code="invalid_image") from None
+
+
+async def _embed(request: ChatRequest, fetcher: Fetcher) -> None:
     room = fetcher.limits.total_bytes
     fetched: dict[str, str] = {}
     for place, image in _images(request):

@@ -144,7 +144,7 @@ class ImageReader:
         """The text in an encoded image (PNG or JPEG). Never raises for what is wrong with it."""
         if not self.installed:
             return ImageText(unread="not installed")
-        key = hashlib.blake2b(data, digest_size=32).digest()
+        key = await asyncio.to_thread(_key, data) if len(data) > _LARGE else _key(data)
         if (known := self._known.get(key)) is not None:
             self._known.move_to_end(key)
             self.remembered += 1
@@ -206,6 +206,13 @@ class ImageReader:
 def ocr_installed() -> bool:
     """Whether the extra `images` is there."""
     return find_spec("rapidocr") is not None
+
+
+_LARGE = 256 << 10  # bytes; hashing more would keep the loop
+
+
+def _key(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=32).digest()
 
 
 def _chars(text: ImageText) -> int:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+from gateway.errors import RequestError
 from gateway.fetch import Fetcher, FetchError, FetchLimits, RemoteImages, is_public
+from gateway.request import admit, embed_images
 from monitors.errors import UserError
 from monitors.image_reader import ImageReader
 from tests.gateway.harness import BREAD, REFUSAL, RULES, Guarded, assert_openai_error, guarded
@@ -253,7 +260,8 @@ def server() -> Iterator[Server]:
 
 def trusting(server: Server, **limits: Any) -> Fetcher:
     """Fetches from the test's server under the name `pictures.example`, which it pins."""
-    allowed = RemoteImages((f"pictures.example:{server.port}", "*"), (ip_network("127.0.0.1/32"),))
+    own = (f"{host}:{server.port}" for host in ("pictures.example", "127.0.0.1"))
+    allowed = RemoteImages((*own, "*"), (ip_network("127.0.0.1/32"),))
 
     async def resolve(host: str, port: int) -> Sequence[str]:
         return ["127.0.0.1"] if host == "pictures.example" else await named(host, port)
@@ -269,6 +277,36 @@ async def test_the_connection_goes_to_the_address_that_was_checked(server: Serve
     assert not {"cookie", "authorization", "referer"} & set(sent)
     assert await trusting(server).fetch(url.replace("/x.png", "/twice/")) == picture(server.words)
     assert "cookie" not in {name.lower() for name in server.seen[-1]}
+
+
+async def test_the_certificate_and_sni_are_of_the_name_not_of_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    names = "-subj /CN=pictures.example -addext subjectAltName=DNS:pictures.example"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    command = [openssl, *words.split(), *names.split(), *files]
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=20)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    asked: list[str | None] = []
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    tls.sni_callback = lambda _, name, __: asked.append(name)
+    with serving() as secure:
+        secure.socket = tls.wrap_socket(secure.socket, server_side=True)
+        fetcher = trusting(secure)
+        url = f"https://pictures.example:{secure.port}/x.png"
+        assert await fetcher.fetch(url) == picture(secure.words)
+        assert asked == ["pictures.example"]
+        with pytest.raises(FetchError, match="could not be fetched"):
+            await fetcher.fetch(f"https://127.0.0.1:{secure.port}/x.png")
+        # What came over TLS does not go on in the clear.
+        with pytest.raises(FetchError, match="insecure"):
+            await fetcher.fetch(url.replace("x.png", f"to/http://pictures.example:{secure.port}/"))
 
 
 @pytest.mark.parametrize(
@@ -363,6 +401,15 @@ def test_a_remote_image_goes_upstream_as_the_bytes_that_were_judged(
     server.words = "The crimson kettle"
     reply = gate.post("", messages=about(url)).json()
     assert reply["choices"][0]["message"]["content"] == REFUSAL
+
+
+async def test_the_time_of_all_images_is_bounded(server: Server) -> None:
+    urls = [f"http://pictures.example:{server.port}/slow?{at}" for at in range(3)]
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    call = {"model": "m", "messages": [{"role": "user", "content": images}]}
+    request = admit(json.dumps(call).encode(), remote_images=True)
+    with pytest.raises(RequestError, match="too long to fetch in all"):
+        await embed_images(request, trusting(server, total_seconds=0.3))
 
 
 @pytest.mark.parametrize("path", ["page", "missing", "to/http://127.0.0.1/"])
