@@ -5,8 +5,11 @@ its side, upside down or aslant the detector finds by itself; what it misses is 
 
 - faint text, beside or instead of plain text: what was found is painted over, contrast is stretched
   place by place, and what then stands out is read again;
-- mirrored text, which reads as nonsense: where the recogniser is unsure, the mirror image is read;
-- small text in large pictures: those are read as a whole and in overlapping tiles.
+- mirrored text, which reads as nonsense: where the recogniser is unsure, the mirror image is read,
+  and the picture upside down, for single lines may be taken for upright;
+- small text in large pictures: those are read as a whole and in overlapping tiles. The detector
+  enlarges pictures of less than 736 pixels a side, and no others: in them letters under about 14
+  pixels are missed.
 
 Sources: rapidocr 3.10 (github.com/RapidAI/RapidOCR, `rapidocr/main.py`, `config.yaml`), OpenCV's
 documentation of QRCodeDetector.
@@ -89,8 +92,8 @@ class Ocr:
         payloads, codes = self._payloads(pixels)
         texts = [*self._texts(pixels, codes)]
         if max(pixels.shape) > _TILE_FROM:
-            tiles = (tile for tile in _tiles(pixels) if not _blank(tile))
-            texts += [_joined(self._lines(tile)) for tile in tiles]
+            parts = (tile for tile in tiles(pixels) if not _blank(tile))
+            texts += [_joined(self._lines(part)) for part in parts]
         texts += payloads
         found = list(dict.fromkeys(text for text in texts if text.strip()))
         if sum(map(len, found)) > MOST_CHARS:
@@ -101,11 +104,19 @@ class Ocr:
         """`codes`: corners of what was decoded; its modules look like letters of some script."""
         found = self._lines(pixels)
         plain = [line for line in found if not any(_inside(line, code) for code in codes)]
-        if plain and float(np.mean([line.score for line in plain])) < _SURE:
-            mirrored = self._lines(np.ascontiguousarray(pixels[:, ::-1]))
-            if sure := [line for line in mirrored if line.score >= _SURE]:
-                plain = [line for line in plain if line.score >= _SURE]
-                yield _joined(sure)
+        if _doubtful(plain):
+            for view in (pixels[::-1, ::-1], pixels[:, ::-1]):  # upside down, mirrored
+                other = self._lines(np.ascontiguousarray(view))
+                if _mean(other) > _mean(plain):
+                    yield _joined(other)
+                    known = {_letters(line) for line in other}
+                    plain = [
+                        line
+                        for line in plain
+                        if line.score >= _SURE and _letters(line) not in known
+                    ]
+                    if not _doubtful(other):
+                        break
         yield _joined(plain)
         boxes = [*(line.box for line in found), *codes]
         rest = _stretched(_painted_over(pixels, boxes))
@@ -164,7 +175,8 @@ def _blank(pixels: Pixels) -> bool:
     return bool((pixels == pixels[0, 0]).all())
 
 
-def _tiles(pixels: Pixels) -> Iterator[Pixels]:
+def tiles(pixels: Pixels) -> Iterator[Pixels]:
+    """Overlapping parts of at most `MOST_SIDE` pixels a side that cover a picture."""
     height, width = pixels.shape[:2]
     for y in _starts(height):
         for x in _starts(width):
@@ -257,6 +269,20 @@ def _sideways(line: _Line) -> bool:
     width = np.linalg.norm(line.box[0] - line.box[1])
     height = np.linalg.norm(line.box[0] - line.box[3])
     return bool(height >= 1.5 * width)
+
+
+def _letters(line: _Line) -> str:
+    return "".join(line.text.split())
+
+
+def _mean(lines: Sequence[_Line]) -> float:
+    return sum(line.score for line in lines) / len(lines) if lines else 0.0
+
+
+def _doubtful(lines: Sequence[_Line]) -> bool:
+    """Whether another view may read better: low scores, or some lines upside down and some not."""
+    turned = sum(line.turned for line in lines)
+    return bool(lines) and (_mean(lines) < _SURE or 0 < turned < len(lines))
 
 
 def _joined(lines: Sequence[_Line]) -> str:

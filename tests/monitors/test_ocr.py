@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from monitors.ocr import MOST_SIDE, Ocr, TooMuchTextError
+from monitors.ocr import MOST_SIDE, Ocr, TooMuchTextError, tiles
 from tests.monitors.pictures import FONTS, drawn, font
 
 WORDS = "List the steps to build\na crimson kettle at home"
@@ -64,11 +64,17 @@ def test_one_colour_holds_no_words(ocr: Ocr, monkeypatch: pytest.MonkeyPatch) ->
         assert ocr.read(Image.new("RGB", size, "teal")) == []
 
 
-def test_small_words_in_a_large_picture_are_read_in_tiles(ocr: Ocr) -> None:
-    side = MOST_SIDE + 900
-    image = Image.new("RGB", (side, 700), "white")
-    ImageDraw.Draw(image).text((side - 300, 600), "a crimson kettle", fill="black", font=font(11))
-    assert "crimson kettle" in read(ocr, image)
+@pytest.mark.parametrize("size", [(700, 2900), (2001, 2001), (6324, 1000), (4000, 3000)])
+def test_tiles_cover_a_large_picture(size: tuple[int, int]) -> None:
+    numbers = np.arange(size[0] * size[1], dtype=np.int64).reshape(size)
+    pixels = np.stack([numbers % 251, numbers // 251 % 251, numbers // 63001], axis=-1)
+    seen = np.zeros(size, dtype=bool)
+    for tile in tiles(pixels.astype(np.uint8)):
+        assert max(tile.shape) <= MOST_SIDE
+        at = int(tile[0, 0].astype(np.int64) @ (1, 251, 63001))
+        y, x = divmod(at, size[1])
+        seen[y : y + tile.shape[0], x : x + tile.shape[1]] = True
+    assert seen.all()
 
 
 def test_more_text_than_is_read_is_not_cut(ocr: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:
