@@ -93,7 +93,7 @@ class Ocr:
         texts = [*self._texts(pixels, codes)]
         if max(pixels.shape) > _TILE_FROM:
             parts = (tile for tile in tiles(pixels) if not _blank(tile))
-            texts += [_joined(self._lines(part)) for part in parts]
+            texts += [_joined([*filter(_certain, self._lines(part))]) for part in parts]
         texts += payloads
         found = list(dict.fromkeys(text for text in texts if text.strip()))
         if sum(map(len, found)) > MOST_CHARS:
@@ -269,6 +269,13 @@ def _sideways(line: _Line) -> bool:
     width = np.linalg.norm(line.box[0] - line.box[1])
     height = np.linalg.norm(line.box[0] - line.box[3])
     return bool(height >= 1.5 * width)
+
+
+def _certain(line: _Line) -> bool:
+    """Whether a line of a tile counts: there textures (roofs, leaves) are large enough to look like
+    a few letters.
+    """
+    return line.score >= _SURE and len(line.text.strip()) > 2
 
 
 def _letters(line: _Line) -> str:
