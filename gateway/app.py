@@ -25,6 +25,8 @@ from gateway.state import Gateway, Parts, load, open_gateway
 from gateway.telemetry import CONTENT_TYPE, Levels
 from monitors.bugs import log_bug
 from monitors.errors import GuardError
+from monitors.policy import Policy
+from monitors.taxonomy import Mode
 
 _MODEL_FIELDS = ("id", "object", "created", "owned_by", "max_model_len")
 """Of /v1/models; vLLM also shows paths of its machine."""
@@ -128,9 +130,14 @@ async def _readyz(request: Request) -> Response:
         "policy_error": gateway.guards.last_error,
         "mode": gateway.policy.mode.value,
         "judges": gateway.judge_names,
+        "images": "pass unjudged" if _images_pass(gateway.policy) else gateway.images.state,
         "models": [report.as_dict() for report in gateway.probes.reports],
     }
     return JSONResponse(body, status_code=status)
+
+
+def _images_pass(policy: Policy) -> bool:
+    return policy.mode is Mode.OFF or policy.input.images == "pass"
 
 
 async def _metrics(request: Request) -> Response:
@@ -148,7 +155,7 @@ async def _metrics(request: Request) -> Response:
         reloads_failed=guards.reloads_failed,
         live=gateway.live,
         judge_queue=tally.waiting,
-        image_queue=gateway.image_threads.statistics().tasks_waiting,
+        image_queue=gateway.image_threads.statistics().tasks_waiting + gateway.images.waiting,
         asked=tally.asked,
         remembered=tally.remembered,
         shared=tally.shared,

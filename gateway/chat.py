@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import anyio.to_thread
@@ -14,12 +15,24 @@ from starlette.requests import ClientDisconnect, Request
 from gateway.access import DETAIL, Client
 from gateway.errors import OverloadedError, PayloadTooLargeError, RequestError
 from gateway.history import drop_refused_turns, still_to_judge, to_judge
+from gateway.image_text import (
+    Texts,
+    coverage,
+    encoded,
+    image_urls,
+    passages_of_all,
+    passages_of_messages,
+    request_of,
+    unread,
+)
 from gateway.legs import UpstreamLegs
+from gateway.prompt import latest_turn
 from gateway.relay import Exchange, Relay
 from gateway.reply import ReplyHead
 from gateway.request import (
     ChatRequest,
     admit,
+    embed_images,
     passages_of_reply,
     reencode_images,
     trace_headers,
@@ -27,7 +40,8 @@ from gateway.request import (
 from gateway.state import Gateway
 from monitors.formats import Format
 from monitors.guard import Guard
-from monitors.judges.base import Passage
+from monitors.image_reader import ImageText
+from monitors.judges.base import Passage, Verdict
 from monitors.policy import Policy
 from monitors.task import ResumeMethod, Task
 from monitors.taxonomy import Mode
@@ -54,21 +68,26 @@ async def chat_completions(gateway: Gateway, request: Request, request_id: str) 
         admitted = await _admit(gateway, request)
         _check(admitted, guard.policy)
         check_room(gateway, admitted.n - 1)
-        await drop_refused_turns(admitted, guard, gateway.delivered, client.name)
+        images = await _read_images(gateway, request, admitted, guard.policy)
+        await drop_refused_turns(admitted, guard, gateway.delivered, client.name, images)
         report = await gateway.probes.of(admitted.model)
-        inputs = _inputs(gateway, guard, client.name, admitted)
+        inputs = _inputs(gateway, guard, client.name, admitted, images)
+        messages = admitted.upstream["messages"]
     method = report.method
     if method is not ResumeMethod.REFUSE and report.format.inline and admitted.constrained:
         method = ResumeMethod.RESTART  # vLLM's grammar would hold inside of thinking, too
     task = Task(
-        prompt=admitted.prompt_text,
+        prompt=request_of(admitted.prompt_text, messages, images),
         inputs=inputs,
+        unread=_unread(messages, images, guard.policy),
+        images=coverage(messages, images),
         language=detect_language(admitted.prompt_text),
         stop=admitted.stop,
         hide_reasoning=admitted.hide_reasoning,
         resume=method,
         format=_format(gateway.settings.format or report.format, admitted),
     )
+    _count_images(gateway, task)
     exchange = _exchange(gateway, request_id, client, admitted)
     legs = UpstreamLegs(
         upstream=gateway.upstream,
@@ -101,10 +120,18 @@ def check_room(gateway: Gateway, more: int) -> None:
 async def _admit(gateway: Gateway, request: Request) -> ChatRequest:
     settings = gateway.settings
     body = await read_body(request, settings.request_limits.body_bytes)
-    read = partial(admit, body, permissive=settings.permissive, limits=settings.request_limits)
+    read = partial(
+        admit,
+        body,
+        permissive=settings.permissive,
+        limits=settings.request_limits,
+        remote_images=gateway.fetcher is not None,
+    )
     # A large one would keep everybody waiting.
     admitted = read() if len(body) < INLINE_BYTES else await anyio.to_thread.run_sync(read)
     if admitted.images:
+        if gateway.fetcher is not None:
+            await embed_images(admitted, gateway.fetcher)
         await _reencode(gateway, request, admitted)
     return admitted
 
@@ -117,6 +144,36 @@ async def _reencode(gateway: Gateway, request: Request, admitted: ChatRequest) -
             if await request.is_disconnected():
                 raise RequestError("the client left before its images were read")
             more = await anyio.to_thread.run_sync(next, steps, False)
+
+
+async def _read_images(
+    gateway: Gateway, request: Request, admitted: ChatRequest, policy: Policy
+) -> Texts:
+    """Read the text in all images; what comes of it is judged as any text of the request is."""
+    if policy.mode is Mode.OFF or policy.input.images == "pass":
+        return {}
+    texts: dict[str, ImageText] = {}
+    messages = admitted.upstream["messages"]
+    for url in dict.fromkeys(image_urls(messages)):  # one by one: others have their turn between
+        if await request.is_disconnected():
+            raise RequestError("the client left before its images were read")
+        data = await anyio.to_thread.run_sync(encoded, url)
+        texts[url] = await gateway.images.read(data)
+    admitted.passages += passages_of_messages(messages, texts)
+    return texts
+
+
+def _unread(messages: list[dict[str, Any]], images: Texts, policy: Policy) -> tuple[Verdict, ...]:
+    """Of the images in the policy's scope that nobody could read: unknown verdicts."""
+    start = latest_turn(messages) if policy.input.scope == "latest_turn" else 0
+    return tuple(verdict for message in messages[start:] for verdict in unread(message, images))
+
+
+def _count_images(gateway: Gateway, task: Task) -> None:
+    if task.images is not None:
+        counter = gateway.telemetry.images
+        counter.labels("text").inc(task.images.read)
+        counter.labels("no").inc(task.images.received - task.images.read)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -155,7 +212,6 @@ def _format(known: Format, admitted: ChatRequest) -> Format:
 
 
 def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatRequest) -> Exchange:
-    gateway.telemetry.images.labels("no").inc(admitted.images)
     return Exchange(
         request_id=request_id,
         head=ReplyHead(
@@ -169,21 +225,23 @@ def _exchange(gateway: Gateway, request_id: str, client: Client, admitted: ChatR
         ),
         stream=admitted.stream,
         choices=admitted.n,
-        images=admitted.images,
         detail=gateway.settings.expose == "detail" or DETAIL in client.rights,
         owner=client.name,
     )
 
 
 def _inputs(
-    gateway: Gateway, guard: Guard, owner: str, admitted: ChatRequest
+    gateway: Gateway, guard: Guard, owner: str, admitted: ChatRequest, images: Texts
 ) -> tuple[Passage, ...]:
     """What of the request is judged: every distinct text in the policy's scope."""
     policy = guard.policy
     if policy.mode is Mode.OFF:
         return ()
     everything = policy.input.scope == "all"
-    inside = (p for p in admitted.passages if everything or p.latest_turn)
+    of_images = passages_of_all(
+        admitted.upstream["messages"], images, admitted.prompt_text, policy.input.scope
+    )
+    inside = (p for p in chain(admitted.passages, of_images) if everything or p.latest_turn)
     texts = still_to_judge(inside, guard, gateway.delivered, owner)
     passages = {to_judge(passage) for passage in texts}
     return tuple(sorted(passages, key=lambda passage: (passage.stage, passage.text)))

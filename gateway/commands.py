@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monitors.taxonomy import Mode
+from monitors.taxonomy import Mode, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,6 +75,17 @@ def serve(
     permissive: Annotated[
         bool, typer.Option(help="Pass request fields that are not on the allow-list.")
     ] = False,
+    remote_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fetch images from this HOST[:PORT], *.DOMAIN or * (any public host); repeatable. "
+            "Default: images with http(s) URLs are refused."
+        ),
+    ] = None,
+    remote_images_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Network (CIDR) that images may come from although it is not public."),
+    ] = None,
     max_streams: MaxStreamsOption = 256,
     log_level: LogLevelOption = "info",
 ) -> None:
@@ -85,6 +96,7 @@ def serve(
     import uvicorn
 
     from gateway.connection import server_config
+    from gateway.fetch import RemoteImages
     from gateway.settings import UPSTREAM_KEY, Settings
     from monitors.formats import format_named
 
@@ -100,6 +112,7 @@ def serve(
         upstream_key=os.environ.get(UPSTREAM_KEY),
         format=format_named(format) if format is not None else None,
         permissive=permissive,
+        remote_images=RemoteImages.parse(remote_images or (), remote_images_from or ()),
         max_streams=max_streams,
     )
     app, loaded = prepared(settings, log_level)
@@ -123,12 +136,21 @@ def prepared(
     from gateway.app import app_of
     from gateway.state import load
     from gateway.telemetry import configure_logs
+    from monitors.image_reader import ocr_installed
 
     configure_logs(log_level)
     parts = load(settings)
     policy = parts.first.policy
     for warning in (*cautions, *policy.warnings):
         typer.echo(f"warning: {warning}", err=True)
+    if policy.input.images == "judge" and policy.mode is not Mode.OFF and not ocr_installed():
+        closed = policy.unknown_is_closed(Stage.INPUT)
+        then = "requests with images are refused" if closed else "images are flagged and pass"
+        typer.echo(
+            f"warning: images cannot be read, so {then}: install 'mlrm-guard[images]', or have "
+            "the policy say `input: {images: pass}`",
+            err=True,
+        )
     if settings.keys_file is None:
         who = f"whoever reaches {settings.host} may use the gateway"
         typer.echo(f"warning: no keys: {who}", err=True)

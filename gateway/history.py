@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
+from gateway.image_text import Texts, unread
 from gateway.prompt import OPERATORS, InputPassage
 from gateway.request import ChatRequest
 from monitors.evidence import weigh_input
@@ -138,13 +139,18 @@ def own_refusals(policy: Policy) -> tuple[str, ...]:
 
 
 async def drop_refused_turns(
-    admitted: ChatRequest, guard: Guard, delivered: Delivered, owner: str
+    admitted: ChatRequest,
+    guard: Guard,
+    delivered: Delivered,
+    owner: str,
+    images: Texts | None = None,
 ) -> int:
     """Leave out of a request the turns that we refused, where what they hold is refused still.
 
     A turn is what lies from a user's message to the next question; operators' messages in it stay,
     and so does the latest turn. Takes at most the judges' time-out; whether a turn stays that could
-    not be judged is for `on_unknown` and `on_overload`. Returns how many turns were left out.
+    not be judged is for `on_unknown` and `on_overload`. `images`: what was read in them. Returns
+    how many turns were left out.
     """
     policy = guard.policy
     if policy.mode is not Mode.ENFORCE:
@@ -162,10 +168,11 @@ async def drop_refused_turns(
     asked = dict.fromkeys(p for passages in held for p in passages)
     seconds = policy.limits.judge_timeout_seconds
     verdicts = await verdicts_of(asked, guard, owner, seconds=seconds)
+    blind = [[v for index in turn for v in unread(messages[index], images or {})] for turn in turns]
     dropped = [
         turn
-        for turn, passages in zip(turns, held, strict=True)
-        if weigh_input(policy, [verdicts[p] for p in passages]).action.intervenes
+        for turn, passages, unseen in zip(turns, held, blind, strict=True)
+        if weigh_input(policy, [*(verdicts[p] for p in passages), *unseen]).action.intervenes
     ]
     _leave_out(admitted, {index for turn in dropped for index in turn})
     return len(dropped)

@@ -75,6 +75,7 @@ class Prompt:
         most_chars: int,
         most_passages: int,
         depth: int,
+        remote_images: bool = False,
     ) -> None:
         self.passages: list[InputPassage] = []
         self.images = 0
@@ -88,6 +89,7 @@ class Prompt:
         self._most_passages = most_passages
         self._chars = 0
         self._depth = depth
+        self._remote_images = remote_images
         self._call_ids: set[str] = set()
         self._turn = 0
 
@@ -174,7 +176,7 @@ class Prompt:
         if role == "tool":
             read["tool_call_id"] = self._call_id(index, place, message.get("tool_call_id"))
         content, texts = self._content(f"{place}.content", message.get("content"), role)
-        self.judge(role, index, *_joined(texts), param=f"{place}.content")
+        self.judge(role, index, *joined(texts), param=f"{place}.content")
         if role == "user":
             self._row.append(texts)
             self._row_at = index
@@ -186,7 +188,7 @@ class Prompt:
         if len(self._row) > 1:
             place = f"messages[{self._row_at}].content"
             texts = [*chain.from_iterable(self._row)]
-            self.judge("user", self._row_at, *_joined(texts), param=place)
+            self.judge("user", self._row_at, *joined(texts), param=place)
         self._row.clear()
 
     def _call_id(self, index: int, place: str, call_id: Any) -> str:
@@ -232,7 +234,7 @@ class Prompt:
             content, texts = rest, [rest]
         for thought in thoughts:
             self.judge("assistant", index, thought, kind="reasoning", param=f"{place}.content")
-        self.judge("assistant", index, *_joined(texts), param=f"{place}.content")
+        self.judge("assistant", index, *joined(texts), param=f"{place}.content")
         return content
 
     def _own(self, text: str) -> str:
@@ -297,16 +299,22 @@ class Prompt:
             raise bad(f"{place}.type", "may be 'image_url' in user messages only")
         _image(f"{place}.image_url", image)
         url, place = image["url"], f"{place}.image_url.url"
-        if url[:8].lower().startswith(("http://", "https://")):
-            problem = "is remote, which comes with a later version; embed the image as a data: URL"
-            raise bad(place, problem)
-        if not url[:5].lower() == "data:":
+        if is_remote(url):
+            if not self._remote_images:
+                problem = "is remote, and this gateway fetches none; embed the image as a data: URL"
+                raise bad(place, problem)
+        elif url[:5].lower() != "data:":
             raise bad(place, "must be a data: URL")
         self.images += 1
         if self.images > self._most_images:
             raise bad("messages", f"hold more than {self._most_images} images")
         # No `uuid` (vLLM would take another request's image for it) and no `detail` (ignored).
         return {"type": "image_url", "image_url": {"url": url}}
+
+
+def is_remote(url: str) -> bool:
+    """Whether an image is to be fetched."""
+    return url[:8].lower().startswith(("http://", "https://"))
 
 
 def latest_turn(messages: list[Any]) -> int:
@@ -353,7 +361,7 @@ def _match(pattern: re.Pattern[str], place: str, value: Any, wanted: str) -> Non
         raise bad(place, f"must be {wanted}")
 
 
-def _joined(texts: list[str]) -> tuple[str, str]:
+def joined(texts: list[str]) -> tuple[str, str]:
     """Return the text of parts as templates join them: by line breaks, and by nothing at all."""
     return "\n".join(texts), "".join(texts)
 

@@ -68,7 +68,6 @@ class Exchange:
     head: ReplyHead
     stream: bool
     choices: int
-    images: int
     detail: bool
     owner: str
     """Whose verdicts on the request may be remembered."""
@@ -110,7 +109,6 @@ class _Choice:
             self.generation.machine.outcome,
             request_id=exchange.request_id,
             mode=self._relay.policy.mode,
-            images=exchange.images,
             detail=exchange.detail,
         )
 

@@ -1,19 +1,24 @@
 """Admit a chat completion request: check it, make the body to send upstream, list what to judge.
 
-CPU only. A field goes upstream by a row of `gateway.fields`, a message by `gateway.prompt`.
+CPU only, but for remote images. A field goes upstream by a row of `gateway.fields`, a message by
+`gateway.prompt`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import anyio.to_thread
 import msgspec
 
 from gateway.errors import PayloadTooLargeError, RequestError
+from gateway.fetch import Fetcher, FetchError
 from gateway.fields import (
     FIELDS,
     MOST_CHOICES,
@@ -27,7 +32,7 @@ from gateway.fields import (
     unknown,
     wrong_type,
 )
-from gateway.prompt import InputPassage, Prompt, readings, too_deep
+from gateway.prompt import InputPassage, Prompt, is_remote, readings, too_deep
 from monitors.images import ImageError, ImageLimits, count_pixels, reencode
 
 
@@ -91,18 +96,23 @@ class ChatRequest:
 
 
 def admit(
-    body: bytes, *, permissive: bool = False, limits: RequestLimits | None = None
+    body: bytes,
+    *,
+    permissive: bool = False,
+    limits: RequestLimits | None = None,
+    remote_images: bool = False,
 ) -> ChatRequest:
     """Read a request body. Raises RequestError, naming the field and what to do, and nothing else.
 
-    `permissive` lets unknown top-level fields, lenient ones and literal reasoning tags pass.
+    `permissive` lets unknown top-level fields, lenient ones and literal reasoning tags pass,
+    `remote_images` http(s) URLs of images, which are then to be fetched (`embed_images`).
     """
     limits = limits or RequestLimits()
     document = {k: v for k, v in decode(body, limits).items() if v is not None}
     upstream = _fields(document, permissive)
     if "model" not in upstream:
         raise bad("model", "is required", code="missing_required_parameter")
-    prompt = _prompt(permissive, limits)
+    prompt = _prompt(permissive, limits, remote_images)
     upstream["messages"] = prompt.read(document.get("messages"))
     for name in _JUDGED_FIELDS:
         for place, value in _judged(name, document.get(name)):
@@ -145,7 +155,7 @@ def passages_of_reply(
     return prompt.passages
 
 
-def _prompt(permissive: bool, limits: RequestLimits) -> Prompt:
+def _prompt(permissive: bool, limits: RequestLimits, remote_images: bool = False) -> Prompt:
     return Prompt(
         permissive=permissive,
         most_messages=limits.messages,
@@ -153,7 +163,37 @@ def _prompt(permissive: bool, limits: RequestLimits) -> Prompt:
         most_chars=limits.text_chars,
         most_passages=limits.passages,
         depth=limits.depth,
+        remote_images=remote_images,
     )
+
+
+async def embed_images(request: ChatRequest, fetcher: Fetcher) -> None:
+    """Fetch every remote image, one after the other, and put its bytes in the URL's place.
+
+    Raises RequestError for one that cannot be had, and for too many bytes or seconds in all.
+    """
+    try:
+        async with asyncio.timeout(fetcher.limits.total_seconds):
+            await _embed(request, fetcher)
+    except TimeoutError:
+        problem = "hold images that took too long to fetch in all; embed them as data: URLs"
+        raise bad("messages", problem, code="invalid_image") from None
+
+
+async def _embed(request: ChatRequest, fetcher: Fetcher) -> None:
+    room = fetcher.limits.total_bytes
+    fetched: dict[str, str] = {}
+    for place, image in _images(request):
+        url = image["url"]
+        if not is_remote(url):
+            continue
+        if url not in fetched:
+            with _naming(place):
+                data = await fetcher.fetch(url, room)
+            room -= len(data)
+            encoded = await anyio.to_thread.run_sync(base64.b64encode, data)
+            fetched[url] = f"data:image/remote;base64,{encoded.decode()}"
+        image["url"] = fetched[url]
 
 
 def reencode_images(request: ChatRequest, limits: ImageLimits) -> Iterator[Literal[True]]:
@@ -187,7 +227,7 @@ def _images(request: ChatRequest) -> Iterator[tuple[str, dict[str, str]]]:
 def _naming(place: str) -> Iterator[None]:
     try:
         yield
-    except ImageError as error:
+    except (ImageError, FetchError) as error:
         raise bad(place, f"cannot be used: {error}", code="invalid_image") from None
 
 

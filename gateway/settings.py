@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from gateway.access import is_loopback
+from gateway.fetch import RemoteImages
 from gateway.request import RequestLimits
 from monitors.errors import UserError
 from monitors.formats import Format
@@ -39,6 +40,8 @@ class Settings:
     max_streams: int = 256
     request_limits: RequestLimits = field(default_factory=RequestLimits)
     image_limits: ImageLimits = field(default_factory=ImageLimits)
+    remote_images: RemoteImages | None = None
+    """None: images with http(s) URLs are refused."""
 
     def check(self) -> None:
         """Raises UserError for settings that must not start."""

@@ -12,6 +12,7 @@ import structlog
 
 from gateway.access import KeyRing, load_keys
 from gateway.errors import UpstreamHTTPError
+from gateway.fetch import Fetcher
 from gateway.guards import Guards, Loaded, load_guard
 from gateway.history import Delivered
 from gateway.probe import ProbeReport, probe
@@ -24,6 +25,7 @@ from monitors.errors import GuardError
 from monitors.events import Recorded
 from monitors.formats import AUTO, Format
 from monitors.guard import Guard
+from monitors.image_reader import ImageReader
 from monitors.judges.service import JudgeService
 from monitors.policy import Policy
 from monitors.task import ResumeMethod
@@ -126,6 +128,9 @@ class Gateway:
     probes: Probes
     telemetry: Telemetry
     observers: tuple[Observer, ...] = ()
+    images: ImageReader = field(default_factory=ImageReader)
+    fetcher: Fetcher | None = None
+    """None: no remote image is fetched."""
     delivered: Delivered = field(default_factory=Delivered)
     live: int = 0
     image_threads: anyio.CapacityLimiter = field(
@@ -199,6 +204,7 @@ async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gate
     async with (
         Upstream(settings.upstream, api_key=settings.upstream_key) as upstream,
         Guards(settings, parts.first) as guards,
+        ImageReader() as images,
         asyncio.TaskGroup() as group,
     ):
         probes = Probes(upstream, settings.format)
@@ -211,5 +217,7 @@ async def open_gateway(parts: Parts, *observers: Observer) -> AsyncIterator[Gate
             probes=probes,
             telemetry=Telemetry(),
             observers=observers,
+            images=images,
+            fetcher=Fetcher(settings.remote_images) if settings.remote_images else None,
         )
         keeper.cancel()

@@ -37,7 +37,7 @@ _FIRST_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _EXCURSION_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 _REASONS = frozenset(
-    {"off", "blank", "pending", "live"}
+    {"off", "blank", "pending", "live", "image"}
     | {"overload", "timeout", "failed", "nonsense", "unreadable", "language", "shutdown"}
 )
 """Why text left unjudged, or a verdict is unknown. A judge may say anything: else it is `other`."""
@@ -59,7 +59,7 @@ class Levels:
     judge_queue: int = 0
     """Passages waiting for a judge."""
     image_queue: int = 0
-    """Requests waiting for a thread that re-encodes their images."""
+    """Requests waiting for a thread that re-encodes their images, and images waiting to be read."""
     asked: int = 0
     """Passages that judges were asked about since the start."""
     remembered: int = 0
@@ -103,7 +103,9 @@ class Telemetry:
             )
 
         self.requests = counter("requests", "Requests by path and status.", "path", "status")
-        self.images = counter("images", "Images passed on, by whether they were judged.", "judged")
+        self.images = counter(
+            "images", "Images, by whether their text was judged: `text`, or `no`.", "judged"
+        )
         self._decisions = counter(
             "decisions", "Strongest decision of a generation.", "action", "stage", "scenario"
         )
@@ -257,6 +259,8 @@ class Telemetry:
             corrections=outcome.corrections,
             aborts=outcome.aborts,
             unjudged=unjudged,
+            images=outcome.images.received if outcome.images else 0,
+            images_unread=dict(outcome.images.unread) if outcome.images else {},
             retracted=sum(gone.end - gone.start for gone in outcome.retract),
             discarded_tokens=outcome.discarded_tokens,
             judge_ms=round(outcome.judge_ms, 2),
@@ -327,7 +331,11 @@ class _LevelCollector(Collector):
             ),
             ("live_generations", "Generations under way.", now.live),
             ("judge_queue", "Passages waiting for a judge.", now.judge_queue),
-            ("image_queue", "Requests waiting to have images re-encoded.", now.image_queue),
+            (
+                "image_queue",
+                "Images waiting to be re-encoded or read.",
+                now.image_queue,
+            ),
         ):
             yield GaugeMetricFamily(f"mlrm_guard_{name}", text, value)
         for name, text, label, values in (

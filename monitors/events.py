@@ -5,7 +5,7 @@ Mutable slots classes, because they are made for every delta; nobody changes one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from monitors.formats import WireField
@@ -224,6 +224,17 @@ class Coverage:
     released_unjudged: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True, frozen=True)
+class ImageCoverage:
+    """Images of a request: how many came, of how many the text was read for judging, and why not of
+    the others. Nothing but their text is ever judged.
+    """
+
+    received: int
+    read: int
+    unread: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Retraction:
     """Characters [start, end) of all that the client got in this field, to be erased."""
@@ -264,6 +275,8 @@ class Outcome:
     retract: list[Retraction] = field(default_factory=list)
     """What has left and should not have, in release mode `live`."""
     coverage: dict[str, Coverage] = field(default_factory=dict)
+    images: ImageCoverage | None = None
+    """Of the request; None where it had none."""
     ended: str = "finished"
     """`finished`, `refused`, `failed`, `left`."""
 

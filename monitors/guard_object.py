@@ -1,7 +1,7 @@
 """The `guard` object: what a reply says about its own judging.
 
-By default it holds only what is no oracle for an attacker: the action, the id, and whether images
-went unjudged. The rest is for those with the right `guard:detail`, and for audit records.
+By default it holds only what is no oracle for an attacker: the action, the id, and what was judged
+of images. The rest is for those with the right `guard:detail`, and for audit records.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ class ChannelCoverage(Struct, frozen=True):
     released_unjudged: Annotated[dict[str, int], Meta(description="By reason.")]
 
 
+class ImageCounts(Struct, frozen=True):
+    """Images of the request: received, those whose text was read, and the others."""
+
+    received: int
+    read: int
+    unread: Annotated[dict[str, int], Meta(description="By reason.")]
+
+
 class Erase(Struct, frozen=True):
     """Characters [start, end) of all the text that came in this field of one choice."""
 
@@ -42,7 +50,12 @@ class GuardObject(Struct, frozen=True):
     ]
     id: Annotated[str, Meta(description="The request's id, as in x-guard-request-id.")]
     images: Annotated[
-        Literal["unjudged"] | UnsetType, Meta(description="Present when the request had images.")
+        Literal["unjudged", "text_only"] | UnsetType,
+        Meta(
+            description="Present when the request had images. `text_only`: the text that was "
+            "read in them was judged, and nothing else of them. `unjudged`: of one at least not "
+            "even that."
+        ),
     ] = UNSET
     retract: Annotated[
         list[Erase] | UnsetType,
@@ -88,17 +101,18 @@ class GuardObject(Struct, frozen=True):
     coverage: Annotated[
         dict[str, ChannelCoverage] | UnsetType, Meta(description="By channel of the reply.")
     ] = UNSET
+    image_coverage: Annotated[
+        ImageCounts | UnsetType, Meta(description="Present when the request had images.")
+    ] = UNSET
 
 
-def guard_object(
-    outcome: Outcome, *, request_id: str, mode: Mode, images: int, detail: bool
-) -> GuardObject:
+def guard_object(outcome: Outcome, *, request_id: str, mode: Mode, detail: bool) -> GuardObject:
     """The guard object of a finished generation."""
     acted = outcome.action if mode is Mode.ENFORCE else Action.ALLOW
     guard = GuardObject(
         acted,
         request_id,
-        images="unjudged" if images else UNSET,
+        images=_images(outcome),
         retract=[Erase(span.field.value, span.start, span.end) for span in outcome.retract]
         or UNSET,
     )
@@ -111,6 +125,13 @@ def of_choices(guards: Sequence[GuardObject]) -> GuardObject:
     if len(guards) == 1:
         return strongest
     return msgspec.structs.replace(strongest, choices=list(guards))
+
+
+def _images(outcome: Outcome) -> Literal["unjudged", "text_only"] | UnsetType:
+    images = outcome.images
+    if images is None:
+        return UNSET
+    return "text_only" if images.read == images.received else "unjudged"
 
 
 def _detail(outcome: Outcome, mode: Mode) -> dict[str, Any]:
@@ -134,6 +155,9 @@ def _detail(outcome: Outcome, mode: Mode) -> dict[str, Any]:
             )
             for channel, counts in outcome.coverage.items()
         },
+        "image_coverage": UNSET
+        if (images := outcome.images) is None
+        else ImageCounts(images.received, images.read, dict(images.unread)),
     }
 
 

@@ -82,6 +82,14 @@ class Input:
         ),
     ] = "beside"
 
+    images: Annotated[
+        Literal["judge", "pass"],
+        Field(
+            description="`judge`: the text in images is read and judged with the request; an image "
+            "that cannot be read is unknown (see `on_unknown`). `pass`: images pass unjudged."
+        ),
+    ] = "judge"
+
     refuse_as: Annotated[
         Literal["message", "error"],
         Field(
@@ -289,6 +297,7 @@ class Wording:
 
 
 _SCOPES = {"all": "all messages", "latest_turn": "the latest turn, and what is in no turn"}
+_IMAGES = {"judge": "their text is read and judged", "pass": "pass unjudged"}
 
 Key = Scenario | None
 """A scenario, or None for the `default` row, which also rules the `any` statistic."""
@@ -457,6 +466,7 @@ def explain(policy: Policy, scenario: Key, stage: Stage) -> str:
         rows += _texts("refusal", policy.refusals, scenario)
     if stage is Stage.INPUT:
         rows += [("judged are", _SCOPES[policy.input.scope]), ("judged when", policy.input.wait)]
+        rows.append(("images", _IMAGES[policy.input.images]))
         if cell.action.intervenes:
             rows.append(("refused as", policy.input.refuse_as))
     else:

@@ -69,7 +69,7 @@ class GuardedStream:
     """One generation under one policy. `start` once, then `handle` each event in turn."""
 
     def __init__(self, policy: Policy, task: Task) -> None:
-        self.outcome = Outcome()
+        self.outcome = Outcome(images=task.images)
         self._policy, self._task = policy, task
         self._passive = policy.mode is not Mode.ENFORCE  # decisions change nothing
         self._live = self._passive or policy.release is ReleaseMode.LIVE  # text leaves as it comes
@@ -118,8 +118,12 @@ class GuardedStream:
         self._now = self._started = now
         if self._judging:
             self._effects += self._docket.ask_inputs(self._task.inputs)
+            if self._task.unread and not self._docket.inputs_open:
+                self._judge_input()
         waits = self._policy.input.wait == "before" and not self._passive
-        if not (waits and self._docket.inputs_open):
+        if self._over:
+            self._record()
+        elif not (waits and self._docket.inputs_open):
             self._begin()
         return self._take_effects()
 
@@ -315,7 +319,7 @@ class GuardedStream:
         return decision
 
     def _judge_input(self) -> None:
-        verdicts = self._docket.input_verdicts
+        verdicts = [*self._docket.input_verdicts, *self._task.unread]
         self.outcome.judge_ms += sum(verdict.ms for verdict in verdicts)
         decision = weigh_input(self._policy, verdicts)
         can_prime = self._task.resume is not ResumeMethod.REFUSE

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from monitors.events import ImageCoverage
 from monitors.formats import AUTO, Format
-from monitors.judges.base import Passage
+from monitors.judges.base import Passage, Verdict
 
 
 class ResumeMethod(StrEnum):
@@ -27,9 +28,13 @@ class Task:
     """What the stream must know of the request it guards."""
 
     prompt: str
-    """The user's request as judges see it."""
+    """The user's request as judges see it, what was read from its images included."""
     inputs: tuple[Passage, ...] = ()
     """What of the request is to be judged before any text leaves."""
+    unread: tuple[Verdict, ...] = ()
+    """Of what the request holds and nobody could read: unknown verdicts."""
+    images: ImageCoverage | None = None
+    """What was read of its images; None where it had none."""
     language: str = "en"
     """Of safety thoughts and refusals."""
     stop: tuple[str, ...] = ()

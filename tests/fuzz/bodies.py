@@ -13,6 +13,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,10 +31,12 @@ from gateway.errors import UpstreamHTTPError, UpstreamUnavailableError
 from gateway.fields import FIELDS, Treatment
 from gateway.settings import Settings
 from monitors.errors import WireError
+from monitors.image_reader import ImageReader
 from monitors.judges.base import Judge, Passage, Verdict
 from monitors.wire import Chunk, decode_chunk
 from tests.fuzz import questions
 from tests.gateway.harness import MODEL, REFUSAL, RULES, assert_error_body
+from tests.monitors.fake_reader import COMMAND
 
 CHAT = "/v1/chat/completions"
 
@@ -144,6 +147,7 @@ async def open_world(wait: str) -> AsyncIterator[tuple[FastAPI, World]]:
         capture_logs() as world.logs,
         patch("monitors.judges.build.build_judges", build),
         patch("gateway.state.Upstream", lambda *_, **__: Model(world)),
+        patch("gateway.state.ImageReader", partial(ImageReader, command=COMMAND)),
     ):
         file = Path(folder) / "policy.yaml"
         file.write_text(json.dumps({**RULES, "input": {"wait": wait}}), encoding="utf-8")

@@ -399,7 +399,9 @@ def draw_case(draw: random.Random) -> Case:
         overload_closed=dict.fromkeys(Stage, draw.random() < 0.4),
         correction=Correction(draw.randint(0, 3), draw.random() < 0.3),
         reasoning=Reasoning(draw.choice(("upstream", "upstream", "field", "inline", "hidden"))),
-        input=Input("all", draw.choice(("beside", "before")), draw.choice(("message", "error"))),
+        input=Input(
+            wait=draw.choice(("beside", "before")), refuse_as=draw.choice(("message", "error"))
+        ),
         caps=caps,
         limits=Limits(
             provisional_after_seconds=draw.choice((0.1, 2.0)),

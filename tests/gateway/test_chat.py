@@ -317,12 +317,13 @@ def test_length_is_the_finish_reason_when_tokens_run_out(gate: Guarded) -> None:
     assert gate.stream(BREAD.prompt, max_tokens=5).finish_reason == "length"
 
 
-def test_images_pass_reencoded_and_are_marked_unjudged(gate: Guarded) -> None:
+def test_images_pass_reencoded_and_are_marked() -> None:
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
-    reply = gate.post("", messages=image_message(url)).json()
-    assert reply["guard"]["images"] == "unjudged"
-    assert reply["choices"][0]["message"]["content"].endswith("🥖")
-    sent = gate.asked[-1]["messages"][0]["content"][1]["image_url"]["url"]
+    with guarded({**RULES, "input": {"images": "pass"}}) as gate:
+        reply = gate.post("", messages=image_message(url)).json()
+        assert reply["guard"]["images"] == "unjudged"
+        assert reply["choices"][0]["message"]["content"].endswith("🥖")
+        sent = gate.asked[-1]["messages"][0]["content"][1]["image_url"]["url"]
     pixels = Image.open(io.BytesIO(base64.b64decode(sent.partition(",")[2])))
     assert pixels.convert("RGB").getpixel((0, 0)) == (0, 128, 128)
 

@@ -108,6 +108,7 @@ def test_serve_names_what_cannot_start(files: Path) -> None:
     assert "none.npz" in serve("--judge", "none.npz")
     assert "--log-level loud" in serve("--log-level", "loud")
     assert "unknown format 'loud'" in serve("--format", "loud")
+    assert "--remote-images http://x: must be" in serve("--remote-images", "http://x")
 
 
 def test_serve_and_simulate_answer(files: Path) -> None:

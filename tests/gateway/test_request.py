@@ -824,7 +824,7 @@ def image(url: Any, **more: Any) -> dict[str, Any]:
         (user(image(None)), ".content[0].image_url.url", "required"),
         (user({"type": "image_url", "image_url": None}), ".content[0].image_url", "an object"),
         (user(image("data:,x", uuid="u")), ".content[0].uuid", "unknown"),
-        (user(image("HTTPS://x/y.png")), ".content[0].image_url.url", "later version"),
+        (user(image("HTTPS://x/y.png")), ".content[0].image_url.url", "fetches none"),
         (user(image("file:///etc/passwd")), ".content[0].image_url.url", "data: URL"),
         ({"role": "system", "content": [IMAGE]}, ".content[0].type", "user messages only"),
     ],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 from typer.testing import CliRunner
 
-from monitors.events import Coverage, Outcome, Retraction
+from monitors.events import Coverage, ImageCoverage, Outcome, Retraction
 from monitors.formats import WireField
 from monitors.guard_object import guard_object
 from monitors.policy_commands import policy
@@ -23,8 +24,11 @@ REFUSED = Outcome(
 )
 
 
-def shown(mode: Mode = Mode.ENFORCE, *, images: int = 0, detail: bool = False) -> dict[str, object]:
-    made = guard_object(REFUSED, request_id="r", mode=mode, images=images, detail=detail)
+def shown(
+    mode: Mode = Mode.ENFORCE, *, images: ImageCoverage | None = None, detail: bool = False
+) -> dict[str, object]:
+    outcome = replace(REFUSED, images=images)
+    made = guard_object(outcome, request_id="r", mode=mode, detail=detail)
     return dict(json.loads(msgspec.json.encode(made)))
 
 
@@ -33,8 +37,13 @@ def test_by_default_it_is_no_oracle() -> None:
     assert shown() == {"action": "refuse", "id": "r", "retract": erase}
 
 
-def test_images_are_said_to_be_unjudged() -> None:
-    assert shown(images=2)["images"] == "unjudged"
+def test_of_images_nothing_is_claimed_that_was_not_judged() -> None:
+    read, half = ImageCoverage(2, 2), ImageCoverage(2, 1, {"late": 1})
+    assert shown(images=read)["images"] == "text_only"
+    assert shown(images=half)["images"] == "unjudged"
+    assert "image_coverage" not in shown(images=half)
+    detail = shown(images=half, detail=True)["image_coverage"]
+    assert detail == {"received": 2, "read": 1, "unread": {"late": 1}}
 
 
 def test_shadow_mode_shows_what_was_done() -> None:
@@ -45,7 +54,7 @@ def test_shadow_mode_shows_what_was_done() -> None:
 def test_detail_has_every_property_of_the_schema() -> None:
     printed = CliRunner().invoke(policy, ["schema", "--of", "guard"])
     properties = json.loads(printed.stdout)["$defs"]["GuardObject"]["properties"]
-    detailed = shown(images=1, detail=True)
+    detailed = shown(images=ImageCoverage(1, 1), detail=True)
     assert detailed.keys() == properties.keys() - {"choices"}  # of several
     assert detailed["category"] == "fraud"
     assert detailed["coverage"] == {

@@ -219,7 +219,7 @@ def test_images_pass_marked_and_a_correction_keeps_them(seeing: Lab) -> None:
     assert MARKER in thought_of(whole(gate.root, request))
     reply = whole(gate.url, request)
     assert MARKER not in thought_of(reply) + (reply.choices[0].message.content or "")
-    assert (guard_of(reply)["action"], guard_of(reply)["images"]) == ("correct", "unjudged")
+    assert (guard_of(reply)["action"], guard_of(reply)["images"]) == ("correct", "text_only")
     check_same_picture(gate)
 
 
@@ -232,4 +232,4 @@ def test_images_stay_where_an_answer_is_corrected(seeing: Lab) -> None:
     assert gate.seen[1].prompt.endswith(f"\n{THOUGHT}")
     assert answer not in reply.content()
     assert reply.guard()["stage"] == "answer"
-    assert reply.guard()["images"] == "unjudged"
+    assert reply.guard()["images"] == "text_only"

@@ -1,0 +1,296 @@
+"""Read the text in a picture, and its QR codes: rapidocr (PP-OCRv6, in its wheel) and OpenCV.
+
+Runs in the worker process only (`monitors.ocr_worker`); needs the extra `images`. Text that lies on
+its side, upside down or aslant the detector finds by itself; what it misses is looked for anew:
+
+- faint text, beside or instead of plain text: what was found is painted over, contrast is stretched
+  place by place, and what then stands out is read again;
+- mirrored text, which reads as nonsense: where the recogniser is unsure, the mirror image is read,
+  and the picture upside down, for single lines may be taken for upright;
+- small text in large pictures: those are read as a whole and in overlapping tiles. The detector
+  enlarges pictures of less than 736 pixels a side, and no others: in them letters under about 14
+  pixels are missed.
+
+Sources: rapidocr 3.10 (github.com/RapidAI/RapidOCR, `rapidocr/main.py`, `config.yaml`), OpenCV's
+documentation of QRCodeDetector.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rapidocr import RapidOCR
+
+Pixels = NDArray[np.uint8]
+"""Height x width x 3, blue first, as OpenCV has it."""
+
+Corners = NDArray[np.float64]
+"""4 x 2: x and y in pixels."""
+
+MOST_SIDE: Final = 2000
+"""Pixels that the detector sees of a side; a larger picture is shrunk, and read in tiles too."""
+
+MOST_CHARS: Final = 20_000
+"""Of one picture. More is no text that a person would read; it is not cut but refused."""
+
+_MOST_LINES = 1000
+_TILE_FROM = 2400  # pixels: a picture that is shrunk by less loses nothing
+_OVERLAP = 160  # pixels that neighbouring tiles share: more than a line is high
+_SURE = 0.85  # below it, on average, a reading may be of mirrored text
+_LIKELY = 0.5  # the least that counts of a line ..
+_SHORT = 4  # .. of so many characters; textures look like one or two signs of some script
+_FAINT = 0.7  # the least that counts of a line which only stretching shows
+_THREADS = 4
+
+
+class TooMuchTextError(Exception):
+    """A picture holds more text than is read of one."""
+
+
+@dataclass(slots=True, frozen=True)
+class _Line:
+    text: str
+    score: float
+    box: Corners
+    """Four corners, x and y, clockwise from where its text begins if it stands upright."""
+    turned: bool
+    """Upside down in its box."""
+
+
+class Ocr:
+    """A reader with its models loaded: about a second. Not thread-safe."""
+
+    def __init__(self) -> None:
+        threads = max(1, min(_THREADS, (os.cpu_count() or 2) - 1))
+        cv2.setNumThreads(threads)
+        self._engine = RapidOCR(
+            params={
+                "Global.log_level": "critical",  # its log may quote
+                "Global.max_side_len": MOST_SIDE,
+                "Det.max_candidates": 4 * _MOST_LINES,  # past it the detector stops silently
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+        self._codes = cv2.QRCodeDetector()
+
+    def read(self, image: Image.Image) -> list[str]:
+        """The texts found in a picture, each with its lines in reading order; QR codes come last.
+
+        Raises TooMuchTextError.
+        """
+        pixels: Pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+        if _blank(pixels):
+            return []
+        payloads, codes = self._payloads(pixels)
+        texts = [*self._texts(pixels, codes)]
+        if max(pixels.shape) > _TILE_FROM:
+            parts = (tile for tile in tiles(pixels) if not _blank(tile))
+            texts += [_joined([*filter(_certain, self._lines(part))]) for part in parts]
+        texts += payloads
+        found = list(dict.fromkeys(text for text in texts if text.strip()))
+        if sum(map(len, found)) > MOST_CHARS:
+            raise TooMuchTextError
+        return found
+
+    def _texts(self, pixels: Pixels, codes: Sequence[Corners]) -> Iterator[str]:
+        """`codes`: corners of what was decoded; its modules look like letters of some script."""
+        found = self._lines(pixels)
+        plain = [line for line in found if not any(_inside(line, code) for code in codes)]
+        if _doubtful(plain):
+            for view in (pixels[::-1, ::-1], pixels[:, ::-1]):  # upside down, mirrored
+                other = self._lines(np.ascontiguousarray(view))
+                if _mean(other) > _mean(plain):
+                    yield _joined(other)
+                    known = {_letters(line) for line in other}
+                    plain = [
+                        line
+                        for line in plain
+                        if line.score >= _SURE and _letters(line) not in known
+                    ]
+                    if not _doubtful(other):
+                        break
+        yield _joined(plain)
+        boxes = [*(line.box for line in found), *codes]
+        rest = _stretched(_painted_over(pixels, boxes))
+        if rest is not None:  # amplified noise may look like letters
+            yield _joined([line for line in self._lines(rest) if line.score >= _FAINT])
+
+    def _lines(self, pixels: Pixels) -> list[_Line]:
+        """The lines of text that are found, in reading order."""
+        engine = self._engine
+        work, record = engine.preprocess_img(pixels)
+        found = engine.run_ocr_steps(work, record)
+        detected, turned, recognised, _ = found
+        if detected.boxes is None or recognised.txts is None or turned.cls_res is None:
+            return []
+        if len(detected.boxes) > _MOST_LINES:
+            raise TooMuchTextError
+        ratio_h, ratio_w = record["preprocess"]["ratio_h"], record["preprocess"]["ratio_w"]
+        top = record.get("padding_1", {}).get("top", 0)
+        rows: Sequence[Any] = [*zip(detected.boxes, turned.cls_res, strict=True)]
+        lines = [
+            _Line(
+                text,
+                float(score),
+                (np.asarray(box, dtype=np.float64) - (0, top)) * (ratio_w, ratio_h),
+                str(label[0]) == "180",
+            )
+            for (box, label), text, score in zip(
+                rows, recognised.txts, recognised.scores, strict=True
+            )
+            if text.strip() and score >= (_SURE if len(text.strip()) < _SHORT else _LIKELY)
+        ]
+        return _in_order(lines)
+
+    def _payloads(self, pixels: Pixels) -> tuple[list[str], list[Corners]]:
+        """What QR codes say, also those in light on dark, and where they are."""
+        scale = min(1.0, MOST_SIDE / max(pixels.shape))
+        if scale < 1.0:
+            shrunk = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            pixels = np.asarray(shrunk, dtype=np.uint8)
+        payloads: list[str] = []
+        corners: list[Corners] = []
+        for view in (pixels, 255 - pixels):
+            try:
+                found, texts, points, _ = self._codes.detectAndDecodeMulti(view)
+            except (cv2.error, UnicodeDecodeError):  # nothing that decodes is nothing to read
+                continue
+            for text, quad in zip(texts, points, strict=True) if found else ():
+                if text:
+                    payloads.append(text)
+                    corners.append(np.asarray(quad, dtype=np.float64) / scale)
+        return payloads, corners
+
+
+def _blank(pixels: Pixels) -> bool:
+    """Whether all its pixels are one colour."""
+    return bool((pixels == pixels[0, 0]).all())
+
+
+def tiles(pixels: Pixels) -> Iterator[Pixels]:
+    """Overlapping parts of at most `MOST_SIDE` pixels a side that cover a picture."""
+    height, width = pixels.shape[:2]
+    for y in _starts(height):
+        for x in _starts(width):
+            yield np.ascontiguousarray(pixels[y : y + MOST_SIDE, x : x + MOST_SIDE])
+
+
+def _starts(side: int) -> list[int]:
+    if side <= MOST_SIDE:
+        return [0]
+    count = -(-(side - _OVERLAP) // (MOST_SIDE - _OVERLAP))
+    return [round(at * (side - MOST_SIDE) / (count - 1)) for at in range(count)]
+
+
+def _inside(line: _Line, corners: Corners) -> bool:
+    x, y = line.box.mean(axis=0)
+    quad = corners.astype(np.float32)
+    return bool(cv2.pointPolygonTest(quad, (float(x), float(y)), measureDist=False) >= 0)
+
+
+def _painted_over(pixels: Pixels, boxes: Sequence[Corners]) -> Pixels:
+    """The picture without what is in these boxes: each in the colour of its border."""
+    if not boxes:
+        return pixels
+    pixels = pixels.copy()
+    for box in boxes:
+        corners = box.round().astype(np.int32)
+        x, y, width, height = cv2.boundingRect(corners)
+        pad = max(2, min(width, height) // 4)
+        x0, y0 = max(0, x - pad), max(0, y - pad)
+        part = pixels[y0 : y + height + pad, x0 : x + width + pad]
+        if not part.size:
+            continue
+        rim = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
+        colour = [int(value) for value in np.median(rim, axis=0)]
+        grown = cv2.boxPoints(_grown(cv2.minAreaRect(corners), pad))
+        cv2.fillPoly(pixels, [grown.round().astype(np.int32)], colour)
+    return pixels
+
+
+def _grown(box: Any, pad: int) -> Any:
+    centre, (width, height), angle = box
+    return centre, (width + 2 * pad, height + 2 * pad), angle
+
+
+def _stretched(pixels: Pixels) -> Pixels | None:
+    """The picture with all contrast made strong, place by place; None: there is none left."""
+    scale = min(1.0, MOST_SIDE / max(pixels.shape))
+    if scale < 1.0:
+        shrunk = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(shrunk, dtype=np.uint8)
+    values = pixels.astype(np.float32)
+    size = (0, 0)
+    wide = 16.0
+    mean = cv2.GaussianBlur(values, size, wide)
+    spread = np.sqrt(np.maximum(cv2.GaussianBlur(values**2, size, wide) - mean**2, 0.0))
+    if float(spread.max()) < 0.1:  # flat everywhere, or a gradient
+        return None
+    away = (values - mean) / np.maximum(spread, 0.5)
+    return np.asarray(np.clip(128.0 + 50.0 * away, 0, 255), dtype=np.uint8)
+
+
+def _in_order(lines: list[_Line]) -> list[_Line]:
+    """Lines as somebody reads them who holds the picture so that most of its text is upright."""
+    if not lines:
+        return lines
+    sideways = sum(map(_sideways, lines)) * 2 > len(lines)
+    turned = sum(line.turned for line in lines) * 2 > len(lines)
+    sign = -1.0 if turned else 1.0
+
+    def upright(line: _Line) -> tuple[float, float, float]:
+        x, y = line.box.mean(axis=0)
+        width, height = np.ptp(line.box, axis=0)
+        if sideways:  # rapidocr turns such a line to the left, then maybe upside down
+            return -sign * x, sign * y, float(width)
+        return sign * y, sign * x, float(height)
+
+    placed = sorted(((upright(line), line) for line in lines), key=lambda one: one[0][0])
+    rows: list[list[tuple[tuple[float, float, float], _Line]]] = []
+    for one in placed:
+        row = rows[-1] if rows else None
+        if row is not None and one[0][0] - row[0][0][0] < min(one[0][2], row[0][0][2]) / 2:
+            row.append(one)
+        else:
+            rows.append([one])
+    return [line for row in rows for _, line in sorted(row, key=lambda one: one[0][1])]
+
+
+def _sideways(line: _Line) -> bool:
+    """As rapidocr decides (`get_rotate_crop_image`)."""
+    width = np.linalg.norm(line.box[0] - line.box[1])
+    height = np.linalg.norm(line.box[0] - line.box[3])
+    return bool(height >= 1.5 * width)
+
+
+def _certain(line: _Line) -> bool:
+    """Whether a line of a tile counts: there textures (roofs, leaves) are large enough to look like
+    a few letters.
+    """
+    return line.score >= _SURE and len(line.text.strip()) > 2
+
+
+def _letters(line: _Line) -> str:
+    return "".join(line.text.split())
+
+
+def _mean(lines: Sequence[_Line]) -> float:
+    return sum(line.score for line in lines) / len(lines) if lines else 0.0
+
+
+def _doubtful(lines: Sequence[_Line]) -> bool:
+    """Whether another view may read better: low scores, or some lines upside down and some not."""
+    turned = sum(line.turned for line in lines)
+    return bool(lines) and (_mean(lines) < _SURE or 0 < turned < len(lines))
+
+
+def _joined(lines: Sequence[_Line]) -> str:
+    return "\n".join(line.text for line in lines)

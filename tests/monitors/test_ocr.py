@@ -1,0 +1,83 @@
+"""What is read in pictures by the real models; few, for each takes half a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from monitors.ocr import MOST_SIDE, Ocr, TooMuchTextError, tiles
+from tests.monitors.pictures import FONTS, drawn, font
+
+WORDS = "List the steps to build\na crimson kettle at home"
+FLAT = WORDS.replace("\n", " ")
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def ocr() -> Ocr:
+    return Ocr()
+
+
+def read(ocr: Ocr, image: Image.Image) -> str:
+    return " ".join(" ".join(ocr.read(image)).split())
+
+
+@pytest.mark.parametrize("path", FONTS)
+def test_plain_words(ocr: Ocr, path: Path | None) -> None:
+    assert read(ocr, drawn(WORDS, path=path)) == FLAT
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_words_come_in_reading_order(ocr: Ocr, degrees: int) -> None:
+    assert read(ocr, drawn(WORDS).rotate(degrees, expand=True)) == FLAT
+
+
+def test_mirrored_words(ocr: Ocr) -> None:
+    image = drawn(WORDS).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert read(ocr, image).startswith(FLAT)
+
+
+def test_faint_words_also_beside_plain_ones(ocr: Ocr) -> None:
+    assert "crimson kettle" in read(ocr, drawn(WORDS, ink=(250, 250, 250)))
+    both = drawn("Have a nice day!\n\n ", size=30)
+    ImageDraw.Draw(both).text((16, 70), "a crimson kettle", fill=(249, 250, 250), font=font(26))
+    text = read(ocr, both)
+    assert "Have a nice day!" in text
+    assert "crimson kettle" in text
+
+
+def test_qr_codes(ocr: Ocr) -> None:
+    code = np.asarray(cv2.QRCodeEncoder.create().encode("build a crimson kettle"))
+    image = Image.new("L", (330, 330), "white")
+    image.paste(Image.fromarray(code).resize((270, 270), Image.Resampling.NEAREST), (30, 30))
+    assert ocr.read(image) == ["build a crimson kettle"]  # its modules are no letters
+
+
+def test_one_colour_holds_no_words(ocr: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ocr, "_engine")  # nobody asks the models
+    for size in ((1, 1), (3, 4000), (900, 700)):
+        assert ocr.read(Image.new("RGB", size, "teal")) == []
+
+
+@pytest.mark.parametrize("size", [(700, 2900), (2001, 2001), (6324, 1000), (4000, 3000)])
+def test_tiles_cover_a_large_picture(size: tuple[int, int]) -> None:
+    numbers = np.arange(size[0] * size[1], dtype=np.int64).reshape(size)
+    pixels = np.stack([numbers % 251, numbers // 251 % 251, numbers // 63001], axis=-1)
+    seen = np.zeros(size, dtype=bool)
+    for tile in tiles(pixels.astype(np.uint8)):
+        assert max(tile.shape) <= MOST_SIDE
+        at = int(tile[0, 0].astype(np.int64) @ (1, 251, 63001))
+        y, x = divmod(at, size[1])
+        seen[y : y + tile.shape[0], x : x + tile.shape[1]] = True
+    assert seen.all()
+
+
+def test_more_text_than_is_read_is_not_cut(ocr: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitors.ocr.MOST_CHARS", 20)
+    with pytest.raises(TooMuchTextError):
+        ocr.read(drawn(WORDS))
