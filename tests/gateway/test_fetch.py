@@ -404,7 +404,7 @@ def test_a_remote_image_goes_upstream_as_the_bytes_that_were_judged(
 
 
 async def test_the_time_of_all_images_is_bounded(server: Server) -> None:
-    urls = [f"http://pictures.example:{server.port}/slow?{at}" for at in range(3)]
+    urls = [f"http://pictures.example:{server.port}/slow/{at}" for at in range(3)]
     images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     call = {"model": "m", "messages": [{"role": "user", "content": images}]}
     request = admit(json.dumps(call).encode(), remote_images=True)
