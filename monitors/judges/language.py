@@ -18,6 +18,9 @@ _PLAIN = regex.compile(
     # Identifiers, paths, formulae.
     r"|(?<![\p{L}\p{M}])[\p{L}\p{M}]*+[\p{N}_=<>{}\[\]\\/|^@#$*+~]\S*"
 )
+_DECORATION = regex.compile(
+    r"(?<![\p{L}\p{M}\p{N}])[*#~_=/|]+(?=\p{L})|(?<=[\p{L}\p{M}])[*#~_=/|]+(?!\S)"
+)
 _WORDS = regex.compile(r"[\p{L}\p{M}][\p{L}\p{M}'’\u200c\u200d]+|[\p{Han}\p{Hiragana}\p{Katakana}]")
 _SEPARATORS = regex.compile(r"[,;|/\n]")
 _MIN_BYTES = 40  # of words as UTF-8: forty Latin letters, fourteen Hangul syllables
@@ -38,6 +41,7 @@ _UNSURE = frozenset(
     {"un", "sco", "gl", "co", "ie", "ia", "oc", "wa", "lb", "gd", "gv", "vo", "la", "xx"}
 )
 _WINDOW = 80
+_LONG_LIST = 60  # words; a longer one may be a text with commas between its words
 
 
 def language(text: str) -> str | None:
@@ -105,7 +109,7 @@ def wordless(text: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return _WORDS.findall(_PLAIN.sub(" ", text))
+    return _WORDS.findall(_PLAIN.sub(" ", _DECORATION.sub(" ", text)))
 
 
 def _language(words: list[str], text: str) -> str | None:
@@ -123,7 +127,9 @@ def _language(words: list[str], text: str) -> str | None:
 def _listed(words: list[str], text: str) -> bool:
     """Whether they are names, or a list of things: of no language."""
     capital = sum(word[0].isupper() for word in words)
-    return 2 * capital > len(words) or 3 * len(_SEPARATORS.findall(text)) >= len(words)
+    if 2 * capital > len(words):
+        return True
+    return len(words) < _LONG_LIST and 3 * len(_SEPARATORS.findall(text)) >= len(words)
 
 
 def _detected(plain: str) -> tuple[str, int]:

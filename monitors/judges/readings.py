@@ -364,7 +364,8 @@ def opaque(text: str, alphabet: frozenset[str]) -> bool:
     """Whether a text, or most of a span of it, is in characters that training never showed: what
     stands there cannot be read, whatever stands around it.
 
-    Numbers, punctuation and formulae are plain to everyone and never opaque.
+    Numbers, punctuation and formulae are plain to everyone and never opaque; nor are symbols,
+    unless they are as many and as varied as letters are (Braille, tiles, regional indicators).
     """
     if text.isascii():
         return False
@@ -376,12 +377,22 @@ def opaque(text: str, alphabet: frozenset[str]) -> bool:
         for char in set(unseen)
         if not ({category := unicodedata.category(char), category[0]} & _NEUTRAL)
     }
+    symbols = _SPELLING.findall(text)
+    if len(symbols) >= _MIN_SPELLED and len(distinct := set(symbols)) >= _MIN_SIGNS:
+        strange |= distinct
     counts = list(accumulate((char in strange for char in text if char != " "), initial=0))
     span = min(_SPAN, len(counts) - 1)
     most = max(after - before for before, after in zip(counts, counts[span:], strict=False))
     return most >= _MIN_OPAQUE and 2 * most > span
 
 
+# Symbols that could spell: no emoji, but the letters of which flags are made; no boxes and arrows.
+_SPELLING = regex.compile(
+    r"[[\p{S}\p{Regional_Indicator}]--\p{ASCII}--[\u2190-\u21ff\u2500-\u25ff\u2800]"
+    r"--[\p{Emoji_Presentation}--\p{Regional_Indicator}]]",
+    regex.V1,
+)
+_MIN_SPELLED, _MIN_SIGNS = 16, 8
 _MIN_OPAQUE = 4  # a stray symbol does not make a passage unreadable
 _SPAN = 200  # characters, spaces aside, of which most must be readable, wherever they stand
 _MOSTLY = 0.8

@@ -25,11 +25,12 @@ from rows whose licence allows that. `research` learned from everything and must
 
 How to read the figures: percent with 95 % intervals (bootstrap over the groups of one goal; exact
 binomial where a share is 0 or 100). In [brackets] the same figure of the **control**, a judge that
-was trained the same way but sees function words and punctuation only: it knows who wrote a text,
-and nothing of what the text says. Safe and unsafe thinking come from different models, so a figure
-that the control reaches too proves nothing. † marks a source of which this build learned nothing.
-`unknown` verdicts count as missed on unsafe rows and as alarms on safe ones. "group folds (train)":
-scores of training groups by models that did not see them. "dev": a split that no fit has used.
+sees function words and punctuation only (how it was trained: below): it knows who wrote a text, and
+nothing of what the text says. It has no operating point, so figures at 0.5 stand alone. Safe and
+unsafe thinking come from different models, so a figure that the control reaches too proves nothing.
+† marks a source of which this build learned nothing. `unknown` verdicts count as missed on unsafe
+rows and as alarms on safe ones. "group folds (train)": scores of training groups by models whose
+second phase did not see them. "dev": a split that no fit has used.
 {notes}
 """
 
@@ -226,7 +227,8 @@ def _lead(row: Mapping[str, Any] | None) -> str:
 def _cell(builds: Mapping[str, Scores], build: str, row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "–"
-    control = "" if row["control"] is None else f" [{row['control'][0]}]"
+    bare = row["control"] is None or "at 0.5" in row["figure"]
+    control = "" if bare else f" [{row['control'][0]}]"
     return _span(row["judge"]) + control + ("†" if _unlearned(builds, build, row["row"]) else "")
 
 

@@ -36,6 +36,7 @@ FOLD = 0
 """The fold that is held out."""
 
 _WHERE = f"fold {FOLD} (train)"
+_VERSION = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"  # of what is kept of a lever
 _UNREAD = ("matsuo_judge", "p07_math", "phybench", "huatuo_o1", "barrel", "gsm8k")
 _READ = ("khalaf_r1:read", "safekey:read", "matsuo_pairs:read")
 
@@ -81,10 +82,13 @@ LEVERS: Mapping[str, Lever] = {
     ),
     "two steps at once": Lever("a unit is a step and the one before it", shown=_with_step_before),
     "no base phase": Lever(
-        "from the pretrained encoder, without requests, answers, re-voiced steps first",
+        "from the pretrained encoder, at the first phase's rate, without requests, answers and"
+        " re-voiced steps first",
         start="pretrained",
     ),
-    "no grid": Lever("without steps made from requests", kept=lambda e: e.source != "grid"),
+    "no grid": Lever(
+        "without steps made from requests in the second phase", kept=lambda e: e.source != "grid"
+    ),
     "twice as long": Lever("twice as many bags", times=2),
     "three layers": Lever("half of the encoder's layers, its base phase cut too", layers=3),
 }
@@ -154,7 +158,7 @@ def _traces(
         )
         return np.array([rows[:, STAGES.index(Stage.REASONING)].max() for rows in logits])
 
-    odds = dict(zip(passages, kept.array(f"lever {name}", score), strict=True))
+    odds = dict(zip(passages, kept.array(f"lever {name} {_VERSION}", score), strict=True))
 
     def of(steps: Iterable[Passage]) -> Vector:
         return np.array([odds[step] for step in steps], np.float64)
@@ -182,7 +186,7 @@ def _encoder(
         draws(rows, "thinking", lever.times * plan.lever, kept.seed),
         recipe,
         seed=kept.seed,
-        checkpoint=kept.folder / f"lever {name}.checkpoint",
+        checkpoint=kept.folder / f"lever {name} {_VERSION}.checkpoint",
         step=lambda share: report(f"lever: {name}", share),
     )
     return encoder
