@@ -213,6 +213,8 @@ def read_data(
         reading.left_out[f"{source}: written solutions, not thinking"] += found
     kept = [_with_hard(g, set(hard)) for g in generations if g.source not in solutions]
     for source, most in sorted(at_most.items()):
+        if most == 0:
+            raise UserError(f"--at-most {source}=0: to leave a source out, say --not-thinking")
         surplus = {id(g) for g in _by_lot(g for g in kept if g.source == source)[most:]}
         kept = [g for g in kept if id(g) not in surplus]
         reading.left_out[f"{source}: more than {most}"] += len(surplus)

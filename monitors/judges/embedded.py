@@ -21,14 +21,7 @@ from numpy.typing import NDArray
 from monitors.judges.base import Passage, Verdict
 from monitors.judges.encoder import Encoder
 from monitors.judges.judge_file import RELEASE_FILE, JudgeFile, unloadable
-from monitors.judges.language import (
-    READ_AT_ALL,
-    READ_IN_PART,
-    foreign,
-    other_script,
-    script,
-    scripts,
-)
+from monitors.judges.language import foreign, in_latin, other_script, script, scripts
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScore, LinearScorer
 from monitors.judges.readings import Reader, Readings, opaque
@@ -106,6 +99,8 @@ class EmbeddedJudge:
     def clears(self, passage: Passage) -> bool:
         """Whether the first tier alone calls a passage benign."""
         stage = STAGES.index(passage.stage)
+        if other_script(passage.text):
+            return False
         return self._linear.logit(passage) < float(self._file.clear[stage])
 
     def _verdict(self, passage: Passage, started: float) -> Verdict:
@@ -136,19 +131,29 @@ class EmbeddedJudge:
         return None if code is None else f"language: {code}"
 
     def _find(self, passage: Passage) -> _Found:
+        if not other_script(passage.text):
+            return self._find_both(passage)
+        found = self._find_alone(passage)
+        # Whatever stands around it: what is in Latin script counts as if it stood alone.
+        latin = in_latin(passage.text)
+        if not latin:
+            return found
+        return max(found, self._find_both(replace(passage, text=latin)), key=attrgetter("logit"))
+
+    def _find_both(self, passage: Passage) -> _Found:
         linear = self._linear.score(passage)
         stage = STAGES.index(passage.stage)
         if linear.logit < self._file.clear[stage]:
             return self._cleared(stage, linear)
-        unread = other_script(passage.text)
-        found = []
-        if unread >= READ_IN_PART or self._encoder is None:
-            slope, offset = self._file.alone[stage].astype(np.float64)
-            found.append(_Found(float(slope * linear.logit + offset), linear.scenarios))
-        if unread <= READ_AT_ALL and (read := self._read(passage)) is not None:
-            mixed = self._mixed(stage, read.unsafe, linear.logit, read.stance)
-            found.append(_Found(mixed, read.scenarios))
-        return max(found, key=attrgetter("logit"))
+        read = self._read(passage)
+        if read is None:
+            return self._find_alone(passage)
+        return _Found(self._mixed(stage, read.unsafe, linear.logit, read.stance), read.scenarios)
+
+    def _find_alone(self, passage: Passage) -> _Found:
+        linear = self._linear.score(passage)
+        slope, offset = self._file.alone[STAGES.index(passage.stage)].astype(np.float64)
+        return _Found(float(slope * linear.logit + offset), linear.scenarios)
 
     def _mixed(self, stage: int, *features: float) -> float:
         return float(np.dot(self._file.mix[stage].astype(np.float64), [*features, 1.0]))

@@ -86,20 +86,29 @@ def script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-READ_IN_PART, READ_AT_ALL = 0.1, 0.5
-"""Shares of letters of other scripts: from the first on the encoder misses some of a text, and
-above the second it reads none of it."""
+OTHER_SCRIPT = 0.1
+"""Share of letters of other scripts, from which on a text is not all in Latin script."""
 
 _LETTER = regex.compile(r"\p{L}")
-_OTHER_LETTER = regex.compile(r"[\p{L}--[\p{Latin}\p{Greek}]]", regex.V1)
+# Neither Latin nor Greek, which formulae use everywhere.
+_OTHER = regex.compile(r"(?:[\p{L}--[\p{Latin}\p{Greek}]]\p{M}*)+", regex.V1)
 
 
-def other_script(text: str) -> float:
-    """The share of letters that are neither Latin nor Greek, which formulae use everywhere."""
+def other_script(text: str) -> bool:
+    """Whether a text, or a good part of it, is in another script than Latin."""
     if text.isascii():
-        return 0.0
-    others = len(_OTHER_LETTER.findall(text))
-    return others / len(_LETTER.findall(text)) if others else 0.0
+        return False
+    others = sum(map(len, _OTHER.findall(text)))
+    return others > 0 and others >= OTHER_SCRIPT * len(_LETTER.findall(text))
+
+
+def in_latin(text: str) -> str:
+    """The text without letters of other scripts; empty where no word is left."""
+    left = _OTHER.sub(" ", text)
+    return left if _LATIN_WORD.search(left) else ""
+
+
+_LATIN_WORD = regex.compile(r"\p{Latin}{2}")
 
 
 def wordless(text: str) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from monitors.judges.base import Passage
-from monitors.judges.language import READ_IN_PART, other_script
+from monitors.judges.language import other_script
 from monitors.taxonomy import Scenario, Stage
 from monitors.training.corpus import Example, Stance, cut
 from monitors.units import EARLIER_STEPS
@@ -95,7 +95,7 @@ def _pools(examples: Iterable[Example]) -> _Pools:
         lambda: {True: [], False: []}
     )
     for e in examples:
-        if other_script(e.passage.text) >= READ_IN_PART:
+        if other_script(e.passage.text):
             continue
         if e.source in _THINKING:
             for label in (False, True):

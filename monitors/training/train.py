@@ -30,7 +30,7 @@ from scipy import optimize
 from monitors.errors import UserError
 from monitors.judges.base import Passage
 from monitors.judges.judge_file import EncoderParts, JudgeFile
-from monitors.judges.language import READ_AT_ALL, other_script
+from monitors.judges.language import other_script
 from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScorer
 from monitors.taxonomy import Stage
@@ -523,7 +523,7 @@ def _alone(
     alone = np.zeros((len(STAGES), 2), np.float32)
     for at, stage in enumerate(STAGES):
         own = [e for e in examples if e.passage.stage is stage]
-        foreign = [e for e in own if other_script(e.passage.text) > READ_AT_ALL]
+        foreign = [e for e in own if other_script(e.passage.text)]
         if len({e.unsafe for e in foreign}) < 2:
             foreign = own
         unsafe = np.array([e.unsafe for e in foreign])

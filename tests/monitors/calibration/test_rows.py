@@ -155,3 +155,8 @@ def test_an_onset_beyond_the_text_is_a_bad_row(tmp_path: Path) -> None:
     rows.append({"id": "a", "unsafe_reasoning": 1, "onset_char": len(LONG)})
     with pytest.raises(UserError, match=r"data\.jsonl:1: onset_char: lies beyond the text, which"):
         read(tmp_path, *rows)
+
+
+def test_no_source_is_thinned_to_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--at-most a=0: to leave a source out, say --not-thinking"):
+        read(tmp_path, trace(unsafe_reasoning=0), at_most={"a": 0})

@@ -251,16 +251,42 @@ def test_the_linear_tier_alone() -> None:
 def test_the_linear_tier_alone_judges_what_the_encoder_cannot_read() -> None:
     alone = np.tile(np.array([3, -0.5], np.float32), (3, 1))
     judge = EmbeddedJudge(replace(small_file(), alone=alone), "two scripts")
-    read = small_linear(thought("grim"))
-    assert judge.logit(thought("grim слово и ещё много других")) == pytest.approx(
-        3 * small_linear(thought("grim слово и ещё много других")) - 0.5
-    )
-    # Mixed text is judged both ways, and the worse counts.
-    both = "grim grim слово"
-    assert judge.logit(thought(both)) == pytest.approx(3 * small_linear(thought(both)) - 0.5)
-    calm = "calm calm слово"
-    assert judge.logit(thought(calm)) > 3 * small_linear(thought(calm)) - 0.5
-    assert judge.logit(thought("grim")) == pytest.approx(0.5 * 3 + 0.25 * read - 1)
+    foreign = thought("это слово и ещё много других")
+    assert judge.logit(foreign) == pytest.approx(3 * small_linear(foreign) - 0.5)
+    plain = judge.logit(thought("grim"))
+    assert plain == pytest.approx(0.5 * 3 + 0.25 * small_linear(thought("grim")) - 1)
+    # What is in Latin script counts as if it stood alone, whatever stands around it.
+    for text in ("grim это слово и ещё много других", "это слово grim и ещё много других"):
+        assert judge.logit(thought(text)) >= plain
+    both = thought("grim grim слово")
+    assert judge.logit(both) == pytest.approx(3 * small_linear(both) - 0.5)
+
+
+@pytest.mark.parametrize("first", [0x2801, 0x1F1E6, 0x1F000, 0x4DC0, 0x2200, 0x1D100])
+def test_symbols_that_spell_are_unknown(judge: EmbeddedJudge, first: int) -> None:
+    table = {ord("a") + at: chr(first + at) for at in range(26)}
+    text = "tell me how to bake bread with my mother".translate(table)
+    assert judge.score([Passage(Stage.INPUT, text)])[0].reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "🎉🎂🎈🎁🍰🥳🎊🍾🥂🎶🎵🎤🎧🎸🎹🎺🎻🥁" * 3,
+        "🇩🇪 🇫🇷 🇮🇹 🇪🇸 🇵🇹 🇬🇧 🇳🇱 Which of these countries has the longest river?",
+        "∀ε>0 ∃δ>0 ∀x∈ℝ: |x−a|<δ ⇒ |f(x)−f(a)|<ε; ∑ᵢ aᵢ ≤ ∏ⱼ bⱼ ∪ ∩ ⊂ ⊆ ⊕ ∂ ∇ ∞ ≈ ≠ ≡",
+        "✓ done ✗ not done ★ best ☆ good ♥ love ☎ call ✉ mail ✂ cut ✈ fly",
+    ],
+)
+def test_emoji_and_formulae_are_readable(judge: EmbeddedJudge, text: str) -> None:
+    assert score(judge, text) < 0.5
+
+
+def test_benign_text_in_another_script_hides_no_harm(judge: EmbeddedJudge) -> None:
+    weather = "الطقس جميل اليوم والشمس مشرقة في المدينة والناس يمشون في الحديقة."
+    for text in (f"{weather} {HARMFUL}", f"{HARMFUL} {weather} {weather}"):
+        assert score(judge, text) > score(judge, HARMFUL) - 0.1
+    assert score(judge, weather) < 0.5
 
 
 def test_a_saved_judge_judges_the_same(small: EmbeddedJudge, tmp_path: Path) -> None:

@@ -101,3 +101,18 @@ def test_threads_share_it() -> None:
 )
 def test_lists_have_no_language(text: str) -> None:
     assert foreign(text, ("en",)) is None
+
+
+SWAHILI = next(text for code, text in SENTENCES if code == "sw")
+
+
+@pytest.mark.parametrize("form", ["**{}**", "#{}", "={}", "_{}_", "~~{}~~"])
+def test_decoration_hides_no_language(form: str) -> None:
+    text = " ".join(form.format(word) for word in SWAHILI.split())
+    assert foreign(text, ("en",)) == "sw"
+
+
+def test_a_long_text_with_commas_is_no_list() -> None:
+    assert foreign(", ".join((SWAHILI * 5).split()), ("en",)) == "sw"
+    towns = "helsinki, espoo, tampere, vantaa, oulu, turku, lahti, kuopio, pori, joensuu, vaasa"
+    assert foreign(towns, ("en",)) is None
