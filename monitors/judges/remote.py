@@ -45,7 +45,7 @@ RETRIES = 2
 PAUSE = 0.05
 """Seconds before the first retry; twice that before the second. `Retry-After` may ask for more."""
 
-_READERS = 1
+_READERS = 2
 """Raised whenever replies are read differently, so that judges' versions show it."""
 
 _SAMPLES = tuple(Passage(stage, "text", "request", ("step",)) for stage in Stage)

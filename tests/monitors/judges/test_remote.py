@@ -107,6 +107,21 @@ def test_completions_come_back_in_their_order() -> None:
     assert len(server.asked[0]["prompt"]) == 4
 
 
+def test_the_written_token_counts_where_it_is_no_alternative() -> None:
+    top = [{"token": "safe", "logprob": log(0.2)}]
+    row = {"token": "unsafe", "logprob": log(0.6), "top_logprobs": top}
+    with asking(chat("unsafe", logprobs={"content": [row]})) as (judge, _):
+        assert judge.score([STEP])[0].unsafe == pytest.approx(0.75)
+    logprobs = {
+        "tokens": [" Yes"],
+        "token_logprobs": [log(0.6)],
+        "top_logprobs": [{" No": log(0.2)}],
+    }
+    choices = [{"index": n, "text": " Yes", "logprobs": logprobs} for n in range(4)]
+    with asking(reply({"choices": choices}), format="shieldgemma") as (judge, _):
+        assert judge.score([STEP])[0].unsafe == pytest.approx(0.75)
+
+
 GARBAGE = [
     b"",
     b"<html>",
@@ -144,6 +159,7 @@ def test_garbage_is_unknown(body: bytes) -> None:
         {"content": [{"token": "safe", "top_logprobs": [{"token": "unsafe", "logprob": "x"}]}]},
         {"content": [{"token": "safe", "top_logprobs": [{"token": "unsafe", "logprob": 1e9}]}]},
         {"content": [{"token": "safe", "top_logprobs": [{"token": "safe", "logprob": -1e9}]}]},
+        {"content": [{"token": "safe", "logprob": -(10**400), "top_logprobs": []}]},
     ],
 )
 def test_odd_log_probabilities_leave_the_text(logprobs: object) -> None:
