@@ -259,7 +259,7 @@ def test_no_json_text_can_say_a_token_of_any_model(name: FormatName) -> None:
 
 
 def _where(body: dict[str, Any]) -> str:
-    found = json.loads(body["messages"][1]["content"])
+    found: dict[str, str] = json.loads(body["messages"][1]["content"])
     return next(key for key, value in found.items() if "Bread." in value)
 
 
