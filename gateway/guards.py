@@ -198,7 +198,7 @@ class Guards:
     def _unchanged(self, loaded: Loaded) -> bool:
         current = self.current
         same_policy = loaded.policy.version == current.policy.version
-        return same_policy and loaded.judge_names == current.judge_names
+        return same_policy and _same_judges(loaded, current)
 
     async def _replace(self, loaded: Loaded) -> None:
         old = self.current
@@ -217,11 +217,11 @@ class Guards:
 
     async def _guard(self, loaded: Loaded) -> Guard:
         """A guard whose judges work: those in force where they are the same, or new ones."""
-        names, old = loaded.judge_names, self._current
+        old = self._current
         timeout = loaded.policy.limits.judge_timeout_seconds
         if (
             old is not None
-            and old.judge_names == names
+            and _same_judges(loaded, old)
             and old.policy.limits.judge_timeout_seconds == timeout
         ):
             return Guard(loaded.policy, old.judges)
@@ -304,6 +304,15 @@ class _Home:
         while self.users or not self.retired:
             self.changed.clear()
             await self.changed.wait()
+
+
+def _same_judges(loaded: Loaded, guard: Guard) -> bool:
+    """Whether what runs is what was loaded. Names do not say where a guard model is, or how asked.
+
+    Those declared and not used count, too: to build judges anew is cheap, and reloads are rare.
+    """
+    same_models = loaded.policy.guard_models == guard.policy.guard_models
+    return same_models and loaded.judge_names == guard.judge_names
 
 
 def _identity(file: Path) -> _Identity | None:

@@ -6,11 +6,16 @@ overload, everything else its unknown: `unreachable`, `http NNN`, `garbage` (no 
 `too large`, `breaker` (it failed too often and is left alone), `malformed`, `empty`, `truncated` or
 `not judged` (a reply without a readable verdict).
 
+Each question ends at its deadline, whatever the server does: it is asked on an event loop, where
+all of it (the name's look-up, headers that come byte by byte) can be cancelled, which no timeout of
+a blocking client does. Who waits for the verdicts waits no longer either.
+
 Redirects are not followed and the environment's proxies not used: texts go where the policy says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -18,7 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from time import monotonic, perf_counter
 
@@ -45,7 +50,10 @@ RETRIES = 2
 PAUSE = 0.05
 """Seconds before the first retry; twice that before the second. `Retry-After` may ask for more."""
 
-_READERS = 1
+_LEEWAY = 1.0
+"""Seconds after its deadline in which a cancelled question lets go of its connection and thread."""
+
+_READERS = 2
 """Raised whenever replies are read differently, so that judges' versions show it."""
 
 _SAMPLES = tuple(Passage(stage, "text", "request", ("step",)) for stage in Stage)
@@ -111,7 +119,7 @@ class RemoteJudge:
                     "key; set it, or leave api_key_env out"
                 )
             headers["authorization"] = f"Bearer {key}"
-        self._client = httpx.Client(
+        self._client = httpx.AsyncClient(
             headers=headers,
             follow_redirects=False,
             trust_env=False,
@@ -121,7 +129,12 @@ class RemoteJudge:
             limits=httpx.Limits(max_connections=declared.parallel, keepalive_expiry=4.0),
         )
         self._pool = ThreadPoolExecutor(declared.parallel, thread_name_prefix=f"ask-{name}")
-        self._close = weakref.finalize(self, _close, self._pool, self._client)
+        self._loop = asyncio.new_event_loop()
+        # A daemon: what hangs there must not keep the process from ending.
+        threading.Thread(
+            target=_run, args=(self._loop,), name=f"ask-{name}-loop", daemon=True
+        ).start()
+        self._close = weakref.finalize(self, _close, self._pool, self._client, self._loop)
 
     @property
     def state(self) -> BreakerState:
@@ -141,7 +154,14 @@ class RemoteJudge:
         started = perf_counter()
         deadline = monotonic() + self._declared.timeout_seconds
         asked = [self._pool.submit(self._verdict, p, started, deadline) for p in passages]
-        return lambda: [future.result() for future in asked]
+        return lambda: [self._awaited(future, started, deadline) for future in asked]
+
+    def _awaited(self, future: Future[Verdict], started: float, deadline: float) -> Verdict:
+        try:
+            return future.result(max(0.0, deadline - monotonic()))
+        except TimeoutError:
+            future.cancel()  # where it waits for its turn; under way, it ends by itself
+            return Verdict.of_unknown(self.name, TIMEOUT, (perf_counter() - started) * 1e3)
 
     def _verdict(self, passage: Passage, started: float, deadline: float) -> Verdict:
         reason, unsafe, scenarios = "breaker", None, {}
@@ -199,13 +219,15 @@ class RemoteJudge:
         if left <= 0.0:
             raise _NoReplyError(TIMEOUT)
         connect = min(left, self._declared.connect_timeout_seconds)
-        timeout = httpx.Timeout(left, connect=connect)
+        limits = httpx.Timeout(left, connect=connect)
+        asked = asyncio.run_coroutine_threadsafe(
+            _exchange(self._client, self._url, payload, limits, left), self._loop
+        )
         try:
-            with self._client.stream(
-                "POST", self._url, content=payload, timeout=timeout
-            ) as response:
-                _check(response)
-                return _bounded(response, deadline)
+            return asked.result(left + _LEEWAY)
+        except (TimeoutError, CancelledError) as error:  # cancelled: the judge was closed
+            asked.cancel()
+            raise _NoReplyError(TIMEOUT) from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _NoReplyError("unreachable", again=0.0) from error
         except httpx.TimeoutException as error:
@@ -226,15 +248,25 @@ def _check(response: httpx.Response) -> None:
         raise _NoReplyError("garbage")  # nobody asked for it, and it may unpack to anything
 
 
-def _bounded(response: httpx.Response, deadline: float) -> bytes:
+async def _exchange(
+    client: httpx.AsyncClient, url: str, payload: bytes, limits: httpx.Timeout, left: float
+) -> bytes:
+    """The reply's body. Raises TimeoutError after `left` seconds in all."""
+    async with (
+        asyncio.timeout(left),
+        client.stream("POST", url, content=payload, timeout=limits) as response,
+    ):
+        _check(response)
+        return await _bounded(response)
+
+
+async def _bounded(response: httpx.Response) -> bytes:
     parts: list[bytes] = []
     size = 0
-    for part in response.iter_raw():
+    async for part in response.aiter_raw():
         size += len(part)
         if size > MAX_BYTES:
             raise _NoReplyError("too large")
-        if monotonic() > deadline:
-            raise _NoReplyError(TIMEOUT)
         parts.append(part)
     return b"".join(parts)
 
@@ -246,6 +278,28 @@ def _version(form: GuardFormat, declared: GuardModel) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _close(pool: ThreadPoolExecutor, client: httpx.Client) -> None:
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """The thread of the connections."""
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _close(
+    pool: ThreadPoolExecutor, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop
+) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
-    client.close()
+    asyncio.run_coroutine_threadsafe(_end(client, loop), loop)
+
+
+async def _end(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    """Whoever still waits is told, then the loop stops."""
+    asked = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in asked:
+        task.cancel()
+    if asked:
+        await asyncio.wait(asked, timeout=_LEEWAY)
+    await client.aclose()
+    loop.call_soon(loop.stop)

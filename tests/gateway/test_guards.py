@@ -23,6 +23,7 @@ from monitors.judges.base import Passage, Verdict
 from monitors.judges.embedded import EmbeddedJudge
 from monitors.taxonomy import Action, Mode, Stage
 from tests.gateway.harness import RULES
+from tests.monitors.judges.guard_server import chat, guard_server
 
 KETTLE = Passage(Stage.INPUT, "a crimson kettle")
 NEVER = 3600.0
@@ -333,3 +334,35 @@ def test_outside_the_main_thread_there_is_no_signal_and_the_rest_works(file: Pat
     thread.start()
     thread.join(20)
     assert done
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"base_url": "there"}, {"timeout_seconds": 2.0}, {"parallel": 3}],
+    ids=["base_url", "timeout", "parallel"],
+)
+async def test_a_guard_model_declared_otherwise_is_asked_so(
+    file: Path, change: Mapping[str, Any]
+) -> None:
+    """Its name and version say nothing of where it is and how long it may take."""
+    stages = {key: ["lama"] for key in ("input", "reasoning", "answer")}
+    with guard_server(chat("safe")) as here, guard_server(chat("unsafe\nS9")) as there:
+        model = {"format": "llama-guard-3", "base_url": here.url, "model": "m"}
+        plain = {key: value for key, value in RULES.items() if key != "rules"}
+        write(file, {**plain, "judges": stages, "guard_models": {"lama": model}})
+        async with opened(file) as guards:
+            old = guards.current
+            assert not await guards.reload()  # nothing changed
+            changed = {**model, **change}
+            if "base_url" in change:
+                changed["base_url"] = there.url
+            write(file, {**plain, "judges": stages, "guard_models": {"lama": changed}})
+            with guards.use(old):
+                assert await guards.reload()
+                assert guards.current.judges is not old.judges
+                asked = len(here.asked)
+                verdict = await judged(guards.current)
+                if "base_url" in change:
+                    assert len(here.asked) == asked
+                    assert verdict.unsafe is not None
+                    assert verdict.unsafe > 0.5

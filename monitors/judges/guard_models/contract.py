@@ -66,7 +66,9 @@ class Token:
 
     text: str
     top: tuple[tuple[str, float], ...]
-    """Alternatives (text, log-probability), itself included."""
+    """Alternatives (text, log-probability); itself where the server has it among them."""
+    logprob: float | None = None
+    """Its own, where the server says it."""
 
 
 @dataclass(slots=True, frozen=True)

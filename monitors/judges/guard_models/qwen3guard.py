@@ -82,15 +82,20 @@ def _read(replies: Sequence[Reply], _: Stage, *, strict: bool) -> Reading:
         return Reading.unknown("malformed")
     harmful = ("unsafe", "controversial") if strict else ("unsafe",)
     word = found.group(1).lower()
+    names = _names(reply.text)
+    if word == "safe" and any(name not in ("", "none") for name in names):
+        return Reading.unknown("malformed")  # it says both
     likely = shares(reply, found.start(1), _WORDS)
     if likely is None:
         likely = {word: 1.0}
     unsafe = clamped(sum(likely.get(verdict, 0.0) for verdict in harmful))
-    return Reading(unsafe, shared(unsafe, _scenarios(reply.text)))
+    return Reading(unsafe, shared(unsafe, _scenarios(names)))
 
 
-def _scenarios(text: str) -> list[Scenario]:
+def _names(text: str) -> list[str]:
+    return [name.strip().lower() for line in _NAMED.findall(text) for name in line.split(",")]
+
+
+def _scenarios(names: Sequence[str]) -> list[Scenario]:
     """Of categories that it knows; others stay without a name, and count all the same."""
-    named = _NAMED.search(text)
-    names = named.group(1).split(",") if named else []
-    return [s for name in names for s in CATEGORIES.get(name.strip().lower(), ())]
+    return [scenario for name in names for scenario in CATEGORIES.get(name, ())]

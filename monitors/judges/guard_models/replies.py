@@ -56,13 +56,16 @@ def _of_completion(choice: dict[str, Any]) -> Reply:
         raise ValueError("no text")
     texts = _member(choice.get("logprobs"), "tokens")
     tops = _member(choice.get("logprobs"), "top_logprobs")
+    own = _member(choice.get("logprobs"), "token_logprobs")
     if not isinstance(texts, list) or not isinstance(tops, list) or len(texts) != len(tops):
         return _reply(choice, text, ())
+    if not isinstance(own, list) or len(own) != len(texts):
+        own = [None] * len(texts)
     tokens = tuple(
-        Token(token, _alternatives(top.items() if isinstance(top, dict) else ()))
+        Token(token, _alternatives(top.items() if isinstance(top, dict) else ()), _logprob(one))
         if isinstance(token, str)
         else None
-        for token, top in zip(texts, tops, strict=True)
+        for token, top, one in zip(texts, tops, own, strict=True)
     )
     return _reply(choice, text, tokens)
 
@@ -80,18 +83,25 @@ def _chat_token(row: object) -> Token | None:
         return None
     tops = _member(row, "top_logprobs")
     pairs = tops if isinstance(tops, list) else []
-    return Token(text, _alternatives((_member(p, "token"), _member(p, "logprob")) for p in pairs))
+    top = _alternatives((_member(p, "token"), _member(p, "logprob")) for p in pairs)
+    return Token(text, top, _logprob(_member(row, "logprob")))
 
 
 def _alternatives(pairs: Any) -> tuple[tuple[str, float], ...]:
     return tuple(
-        (text, float(logprob))
-        for text, logprob in pairs
-        if isinstance(text, str)
-        and isinstance(logprob, int | float)
-        and isfinite(logprob)
-        and logprob <= 0.0
+        (text, logprob)
+        for text, given in pairs
+        if isinstance(text, str) and (logprob := _logprob(given)) is not None
     )
+
+
+def _logprob(value: object) -> float | None:
+    """None for what is none; OverflowError: JSON has integers of any size."""
+    try:
+        logprob = float(value) if isinstance(value, int | float) else 1.0
+    except OverflowError:
+        return None
+    return logprob if isfinite(logprob) and logprob <= 0.0 else None
 
 
 def _member(value: object, key: str) -> object:

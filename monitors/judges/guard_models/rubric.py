@@ -23,7 +23,12 @@ from monitors.judges.guard_models.contract import (
     image_parts,
     shared,
 )
-from monitors.judges.guard_models.gpt_oss_safeguard import as_json, json_object, named_scenarios
+from monitors.judges.guard_models.gpt_oss_safeguard import (
+    as_json,
+    json_object,
+    named_scenarios,
+    without_none,
+)
 from monitors.judges.guard_models.shares import shares
 from monitors.taxonomy import Scenario, Stage
 
@@ -95,6 +100,8 @@ def _read(replies: Sequence[Reply], _: Stage) -> Reading:
     listed = fields.get("categories", [])
     if not isinstance(listed, list):
         return Reading.unknown("malformed")
+    if found.group(1) == "safe" and without_none(listed):
+        return Reading.unknown("malformed")  # it says both
     likely = shares(reply, found.start(1), _WORDS)
     unsafe = clamped(likely["unsafe"] if likely is not None else float(found.group(1) == "unsafe"))
     return Reading(unsafe, shared(unsafe, named_scenarios(listed)))

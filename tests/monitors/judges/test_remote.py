@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from math import log
+from time import monotonic, perf_counter
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from monitors.errors import UserError
 from monitors.judges.base import OVERLOAD, TIMEOUT, Passage
 from monitors.judges.breaker import Breaker, BreakerState
-from monitors.judges.guard_models.contract import LEAST, MOST
+from monitors.judges.guard_models.contract import LEAST, MOST, Reading
 from monitors.judges.guard_models.declared import GuardModel
 from monitors.judges.guard_models.registry import FORMATS
 from monitors.judges.panel import Panel
@@ -107,6 +110,21 @@ def test_completions_come_back_in_their_order() -> None:
     assert len(server.asked[0]["prompt"]) == 4
 
 
+def test_the_written_token_counts_where_it_is_no_alternative() -> None:
+    top = [{"token": "safe", "logprob": log(0.2)}]
+    row = {"token": "unsafe", "logprob": log(0.6), "top_logprobs": top}
+    with asking(chat("unsafe", logprobs={"content": [row]})) as (judge, _):
+        assert judge.score([STEP])[0].unsafe == pytest.approx(0.75)
+    logprobs = {
+        "tokens": [" Yes"],
+        "token_logprobs": [log(0.6)],
+        "top_logprobs": [{" No": log(0.2)}],
+    }
+    choices = [{"index": n, "text": " Yes", "logprobs": logprobs} for n in range(4)]
+    with asking(reply({"choices": choices}), format="shieldgemma") as (judge, _):
+        assert judge.score([STEP])[0].unsafe == pytest.approx(0.75)
+
+
 GARBAGE = [
     b"",
     b"<html>",
@@ -144,6 +162,7 @@ def test_garbage_is_unknown(body: bytes) -> None:
         {"content": [{"token": "safe", "top_logprobs": [{"token": "unsafe", "logprob": "x"}]}]},
         {"content": [{"token": "safe", "top_logprobs": [{"token": "unsafe", "logprob": 1e9}]}]},
         {"content": [{"token": "safe", "top_logprobs": [{"token": "safe", "logprob": -1e9}]}]},
+        {"content": [{"token": "safe", "logprob": -(10**400), "top_logprobs": []}]},
     ],
 )
 def test_odd_log_probabilities_leave_the_text(logprobs: object) -> None:
@@ -195,6 +214,86 @@ def test_a_server_that_is_late_is_a_timeout() -> None:
             release.set()
     finally:
         release.set()
+
+
+@contextmanager
+def dripping(start: bytes) -> Iterator[str]:
+    """A server that says this on each connection, then a byte every 20 ms, without an end."""
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(start)
+            while not ended.wait(0.02):
+                connection.sendall(b"x")
+
+    def serve() -> None:
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                connection, _ = listener.accept()
+                threads.append(threading.Thread(target=drip, args=(connection,)))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        finally:
+            ended.set()
+            for thread in (server, *threads):
+                thread.join(5)
+
+
+BODY = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\nx: ", BODY], ids=["status", "headers", "body"]
+)
+def test_a_reply_byte_by_byte_ends_at_the_deadline(start: bytes) -> None:
+    with (
+        dripping(start) as url,
+        remote(url, timeout_seconds=0.3, parallel=2, breaker=Breaker(failures=1000)) as judge,
+    ):
+        for _ in range(3):  # more than there are workers: none of them is lost
+            begun = perf_counter()
+            assert [v.reason for v in judge.score([STEP] * 2)] == [TIMEOUT] * 2
+            assert perf_counter() - begun < 3.0
+        for worker in [judge._pool.submit(monotonic) for _ in range(2)]:
+            worker.result(3.0)
+
+
+def test_who_waits_does_so_until_the_deadline_only() -> None:
+    """Whatever keeps a worker busy: here its reader."""
+    release = threading.Event()
+
+    def read(*_: object) -> Reading:
+        release.wait(20)
+        return Reading(LEAST)
+
+    with asking(chat("safe"), timeout_seconds=0.2, parallel=1) as (judge, _):
+        judge.format = replace(judge.format, read=read)
+        begun = perf_counter()
+        try:
+            verdicts = Panel([judge]).score([STEP, STEP])
+            assert [verdict.reason for verdict in verdicts] == [TIMEOUT] * 2
+            assert perf_counter() - begun < 5.0
+        finally:
+            release.set()
+
+
+def test_closing_ends_what_is_under_way() -> None:
+    with dripping(b"HTTP/1.1 200 OK\r\nx: ") as url, remote(url, timeout_seconds=60.0) as judge:
+        verdicts = judge.begin([STEP])
+        asked = threading.Timer(0.3, judge.close)
+        asked.start()
+        begun = perf_counter()
+        assert verdicts()[0].unsafe is None
+        assert perf_counter() - begun < 30.0
+        asked.join()
 
 
 def test_no_environment_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,56 @@ def test_json_strings_cannot_be_closed() -> None:
         assert found == {"request": "y", "stage": "answer", "assistant": text}
 
 
+UNLISTED = [
+    "[EOT]",
+    "[gMASK]",
+    "<sop>",
+    "<|turn>",
+    "<turn|>",
+    "<im_end>",
+    "[|user|]",
+    "[|endofturn|]",
+    "<end_of_utterance>",
+    "<role>",
+    "</role>",
+    "<TOKENS_UNUSED_1>",
+    "<0x0A>",
+    "[/EOT]",
+    "<<human>>",
+    "<@_user>",
+]
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-safeguard", "rubric"])
+def test_no_json_text_can_say_a_token_of_any_model(name: FormatName) -> None:
+    """And it is the same text for who reads the JSON."""
+    form = make_format(name)
+    for token in UNLISTED:
+        text = f"Bread.{token}{token}\n\\{token} [{token}] <{token}>"
+        for plain, spiked in zip(bodies(form, "Bread."), bodies(form, text), strict=True):
+            before, after = (body["messages"][1]["content"] for body in (plain, spiked))
+            assert token not in after
+            assert text in json.loads(after)[_where(plain)]
+            assert set(json.loads(before)) == set(json.loads(after))
+
+
+def _where(body: dict[str, Any]) -> str:
+    found: dict[str, str] = json.loads(body["messages"][1]["content"])
+    return next(key for key, value in found.items() if "Bread." in value)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-safeguard", "rubric"])
+def test_json_texts_are_as_legible_as_they_were(name: FormatName) -> None:
+    prose = "If a < b and c > d, see [1], x[0] and [..]: 5 <-> 6, [this link here] (巴黎)."
+    asked = make_format(name).body(Passage(Stage.INPUT, prose))["messages"][1]["content"]
+    assert asked == json.dumps({"request": prose}, ensure_ascii=False)
+    grown = [
+        make_format(name).body(Passage(Stage.ANSWER, "b>", "x", steps))["messages"][1]["content"]
+        for steps in (("<a",), ("<a", "b>"))
+    ]
+    assert grown[1].startswith(grown[0].removesuffix('"}'))
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([*SPECIAL, "<", "|", ">", "/", " ", "a", "[", "]"]), max_size=12))
 def test_neutral_text_stays_neutral(parts: list[str]) -> None:

@@ -149,6 +149,52 @@ def test_log_probabilities_that_do_not_fit_are_left_out(told: tuple[Token, ...])
     assert reading.unsafe == LEAST
 
 
+def test_the_written_token_counts_for_the_written_verdict() -> None:
+    """`u` alone begins a word, too, and an alternative must not speak instead of it."""
+    safe = math.log(0.01)
+    for top in ((("safe", safe),), (("safe", safe), ("u", math.log(0.99)))):
+        told = (Token("u", top, math.log(0.99)), Token("nsafe", ()), Token("\nS9", ()))
+        reading = make_format("llama-guard-3").verdict([Reply("unsafe\nS9", True, told)], ANSWER)
+        assert reading.unsafe == pytest.approx(0.99)
+
+
+def test_a_written_verdict_without_probability_is_what_counts() -> None:
+    cases: list[tuple[FormatName, str, str, tuple[str, ...]]] = [
+        ("llama-guard-3", "unsafe\nS9", "safe", ("u", "nsafe", "\nS9")),
+        ("llama-guard-3", "unsafe\nS9", "safe", ("unsafe", "\nS9")),
+        (
+            "qwen3guard-gen",
+            "Safety: Unsafe\nCategories: PII",
+            "Safe",
+            ("Safety: ", "Unsafe", "\nCategories: PII"),
+        ),
+        ("granite-guardian-3", "Yes", "No", ("Yes",)),
+        ("granite-guardian-3.3", "<score> yes </score>", "no", ("<score> ", "yes", " </score>")),
+        (
+            "gpt-oss-safeguard",
+            '{"violation": 1, "policy_category": null}',
+            "0",
+            ('{"violation": ', "1", ', "policy_category": null}'),
+        ),
+        (
+            "rubric",
+            '{"verdict": "unsafe", "categories": []}',
+            "safe",
+            ('{"verdict": "', "unsafe", '", "categories": []}'),
+        ),
+    ]
+    for name, text, other, parts in cases:
+        assert text == "".join(parts)
+        told = tuple(Token(part, ((other, math.log(0.6)),)) for part in parts)
+        assert make_format(name).verdict([Reply(text, True, told)], ANSWER).unsafe == MOST
+
+
+def test_a_token_that_begins_two_verdicts_tells_neither() -> None:
+    text = "Harmful request: no\nResponse refusal: no\nHarmful response: no"
+    told = (Token(text[:-2], ()), Token("n", (("yes", math.log(0.4)),), -0.1), Token("o", ()))
+    assert make_format("wildguard").verdict([Reply(text, True, told)], ANSWER).unsafe == LEAST
+
+
 @pytest.mark.parametrize(
     ("word", "top", "unsafe"),
     [
