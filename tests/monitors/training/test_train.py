@@ -117,14 +117,19 @@ def test_the_export_gives_what_the_encoder_gives() -> None:
     assert np.abs(found - wanted).max() < 0.25  # eight bits
 
 
-def test_levers_are_measured_beside_the_reference(tmp_path: Path) -> None:
+def test_levers_are_measured_beside_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from monitors.errors import UserError
     from monitors.measure import levers
-    from monitors.training import train
+    from monitors.training import corpus, train
     from monitors.training.fit import Settings
 
+    few = corpus.PAIRS.read_text("utf-8").splitlines(keepends=True)[:12]
+    (tmp_path / "pairs.jsonl").write_text("".join(few), "utf-8")
+    monkeypatch.setattr(corpus, "PAIRS", tmp_path / "pairs.jsonl")
     data, out = write(tmp_path), tmp_path / "levers.json"
-    plan = train.Plan(base=32, lever=24, grid=20, linear=Settings(folds=2, iterations=5), sampled=4)
+    plan = train.Plan(base=32, lever=24, grid=20, linear=Settings(folds=2, iterations=5))
 
     def run(only: list[str]) -> None:
         levers.run(data, out, work=tmp_path, seed=1, only=only, say=lambda _: None, plan=plan)
