@@ -133,6 +133,8 @@ def _read_chat(document: dict[str, Any], limits: RequestLimits) -> Conversation:
     if not given.messages:
         raise RequestError("'messages' must hold a message", param="messages")
     said = read(given.messages, "messages", replied=True)
+    if said.unjudged:
+        raise said.unjudged[0]
     for tool in given.tools or ():
         said.add(*readings(tool))
     called = (text for call in said.calls for text in call_readings(call))

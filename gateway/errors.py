@@ -5,6 +5,7 @@
         ├── RequestError                400  what the client sent is wrong: says what and what to do
         │   └── PayloadTooLargeError    413
         ├── AuthenticationError         401  no key, or one we do not know
+        ├── ForbiddenError              403  the key has not the right
         ├── NotFoundError               404
         ├── OverloadedError             503  with Retry-After
         ├── UpstreamHTTPError           its  it answered with an error: re-shaped, scrubbed
@@ -76,6 +77,14 @@ class AuthenticationError(GatewayError):
     status = 401
     error_type = INVALID_REQUEST
     code = "invalid_api_key"
+
+
+class ForbiddenError(GatewayError):
+    """The key is known, and has not the right."""
+
+    status = 403
+    error_type = INVALID_REQUEST
+    code = "missing_right"
 
 
 class NotFoundError(GatewayError):

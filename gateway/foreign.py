@@ -2,14 +2,16 @@
 
 Their messages are OpenAI's in the large and anything in the small, so nothing is refused for a
 field that we do not know, and what is not plain text is judged as it may be written into a prompt
-(`gateway.prompt.readings`). Only what we cannot judge at all (images, audio, files) is an error.
+(`gateway.prompt.readings`): every string but roles, types and the like, which must be words that we
+know. Only what we cannot judge at all (images, audio, files, other roles) is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +19,7 @@ from gateway.checks import is_image
 from gateway.errors import RequestError
 from gateway.fields import wrong_type
 from gateway.judging import no_image
-from gateway.prompt import OPERATORS, latest_turn, readings
+from gateway.prompt import OPERATORS, joined, latest_turn, readings
 from monitors.judges.base import Passage
 from monitors.policy import Policy
 from monitors.taxonomy import Stage
@@ -26,7 +28,25 @@ from monitors.wire import FunctionDelta, ToolDelta
 _TEXTS = ("text", "refusal", "thinking")
 _UNREAD = ("audio", "video", "file", "document")
 _THOUGHTS = ("reasoning", "reasoning_content")
-_READ = frozenset({"role", "content", "name", "tool_calls", *_THOUGHTS})
+_THOUGHT_LISTS = ("thinking_blocks", "reasoning_items", "reasoning_details")
+_PLAIN = ("refusal", "name")
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_WORDS: Final[Mapping[str, frozenset[str]]] = {
+    "role": _ROLES,
+    "type": frozenset(
+        {"text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking"}
+        | {"reasoning", "reasoning.text", "reasoning.summary", "reasoning.encrypted"}
+        | {"reasoning_text", "summary_text", "function", "tool_use", "tool_result", "ephemeral"}
+    ),
+}
+"""What says nothing under these keys; under them, any other word may be anybody's text."""
+_FIELDS = frozenset(
+    {"content", "tool_calls", "tool_call_id", "function_call", "function", "audio", "images"}
+    | {"annotations", "parsed", "provider_specific_fields", "cache_control", "guard"}
+    | {*_THOUGHTS, *_THOUGHT_LISTS, *_PLAIN}
+)
+"""What says nothing where it is empty; any other key may be anybody's text."""
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -41,6 +61,8 @@ class Conversation:
     reasoning: str = ""
     answer: str = ""
     calls: Sequence[ToolDelta] = ()
+    unjudged: list[RequestError] = field(default_factory=list)
+    """What cannot be judged, in the words for who sent it. All else was read."""
 
     @property
     def replied(self) -> bool:
@@ -53,10 +75,6 @@ class Conversation:
             if text.strip():
                 self.inputs[text] = self.inputs.get(text, False) or latest
 
-    def add_unplaced(self, *texts: str) -> None:
-        """Texts of which nobody says where they stand: of the latest turn, unless known already."""
-        self.add(*(text for text in texts if text not in self.inputs))
-
     def asked(self, policy: Policy) -> list[Passage]:
         """What of the request that policy has judged."""
         everything = policy.input.scope == "all"
@@ -68,7 +86,7 @@ class Conversation:
 def read(messages: Sequence[Any], name: str, *, replied: bool = False) -> Conversation:
     """Read messages. `replied`: a last one of the assistant's is the reply, not of the request.
 
-    Raises RequestError.
+    Raises RequestError for another shape.
     """
     for at, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -77,10 +95,7 @@ def read(messages: Sequence[Any], name: str, *, replied: bool = False) -> Conver
     rows = [(message, f"{name}[{at}]") for at, message in enumerate(messages)]
     if replied and rows and rows[-1][0].get("role") == "assistant":
         last, place = rows.pop()
-        found.answer = "".join(_texts(last.get("content"), place))
-        thoughts = dict.fromkeys(_strings(last.get(key) for key in _THOUGHTS))
-        found.reasoning = "".join(thoughts)  # some servers write it under both names
-        found.calls = calls_of(last.get("tool_calls"), f"{place}.tool_calls")
+        _read_reply(last, place, found)
     start = latest_turn([message for message, _ in rows])
     row: list[str] = []  # of users' messages without an answer between
 
@@ -92,6 +107,8 @@ def read(messages: Sequence[Any], name: str, *, replied: bool = False) -> Conver
 
     for at, (message, place) in enumerate(rows):
         role = message.get("role")
+        if not isinstance(role, str) or role not in _ROLES:
+            found.unjudged.append(_unknown_role(f"{place}.role"))
         operator = isinstance(role, str) and role in OPERATORS
         if role != "user" and not operator:
             end_row(at > start)
@@ -106,17 +123,130 @@ def _of_message(
     message: dict[str, Any], place: str, found: Conversation, *, latest: bool
 ) -> list[str]:
     """Add what one message brings; returns the texts of its content."""
-    texts = list(_texts(message.get("content"), place))
-    found.add(*texts, "\n".join(texts), "".join(texts), latest=latest)
-    found.add(*_strings(message.get(key) for key in ("name", *_THOUGHTS)), latest=latest)
-    for call in calls_of(message.get("tool_calls"), f"{place}.tool_calls"):
+    texts = list(_texts(message.get("content"), place, found))
+    found.add(*texts, *joined(texts), latest=latest)
+    found.add(*_strings(message.get(key) for key in (*_PLAIN, *_THOUGHTS)), latest=latest)
+    for call in _calls(message, place):
         found.add(*call_readings(call), latest=latest)
-    if rest := {key: message[key] for key in message.keys() - _READ if message[key]}:
-        found.add(*readings(rest), latest=latest)
+    if rest := _rest(message, place, found):
+        found.add(*readings(rest), *joined([*_leaves(rest)]), latest=latest)
     return texts
 
 
-def _texts(content: Any, place: str) -> Iterator[str]:
+def _read_reply(message: dict[str, Any], place: str, found: Conversation) -> None:
+    """Read the assistant's last message: all of it is generated text, however it is joined."""
+    found.calls = _calls(message, place)
+    rest = _rest(message, place, found)
+    thoughts = list(_strings(message.get(key) for key in _THOUGHTS))
+    for key in (*_THOUGHTS, *_THOUGHT_LISTS):
+        thoughts += _either(list(_leaves(rest.pop(key, None))))
+    found.reasoning = _behind(thoughts)  # some servers write it under both names
+    said = _either(list(_texts(message.get("content"), place, found)))
+    said += _strings(message.get(key) for key in _PLAIN)
+    for key in ("tool_calls", "function_call"):  # their ids are in no text
+        if (left := without_ids(rest.pop(key, None))) not in _EMPTY:
+            said += _either(list(_leaves(left)))
+    if rest:
+        said += [*_either(list(_leaves(rest))), readings(rest)[1]]
+    found.answer = _behind(said)
+
+
+def _either(texts: list[str]) -> list[str]:
+    """The text of parts as whoever shows it may join them."""
+    return list(dict.fromkeys(reversed(joined(texts))))
+
+
+def _behind(texts: Iterable[str]) -> str:
+    """Texts that are judged as one, each once."""
+    return "\n\n".join(dict.fromkeys(text for text in texts if text.strip()))
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(child)
+
+
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+
+
+def _rest(message: dict[str, Any], place: str, found: Conversation) -> dict[str, Any]:
+    """What of a message is not read by itself, less what says nothing."""
+    rest = {key: value for key, value in message.items() if key != "content"}
+    for key in (*_PLAIN, *_THOUGHTS):
+        if isinstance(rest.get(key), str):
+            del rest[key]
+    if isinstance(images := rest.get("images"), list) and images:
+        found.unjudged.append(no_image(f"{place}.images"))
+        del rest["images"]
+    if calls := rest.get("tool_calls"):  # of a known shape: see `calls_of`
+        rest["tool_calls"] = list(filter(None, map(rest_of_call, calls)))
+    if isinstance(rest.get("function_call"), dict):
+        rest["function_call"] = _rest_of_function(rest["function_call"])
+    left: dict[str, Any] = _telling(rest)
+    return left
+
+
+def rest_of_call(call: dict[str, Any]) -> dict[str, Any]:
+    """What of a call is not read as one, less what says nothing."""
+    rest = {key: value for key, value in call.items() if key != "index" or isinstance(value, str)}
+    rest["function"] = _rest_of_function(call["function"])
+    left: dict[str, Any] = _telling(rest)
+    return left
+
+
+def _rest_of_function(function: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in function.items()
+        if key != "arguments" and not (key == "name" and isinstance(value, str))
+    }
+
+
+def _telling(value: Any) -> Any:
+    """A JSON value less known words, and less known fields that are empty."""
+    if isinstance(value, list):
+        return [_telling(child) for child in value]
+    if not isinstance(value, dict):
+        return value
+    left = {key: _telling(child) for key, child in value.items() if not _is_word(key, child)}
+    return {k: child for k, child in left.items() if k not in _FIELDS or child not in _EMPTY}
+
+
+def _is_word(key: str, value: Any) -> bool:
+    return isinstance(value, str) and value in _WORDS.get(key, ())
+
+
+def without_ids(value: Any) -> Any:
+    """What is left of calls without ids that only name them."""
+    if isinstance(value, list):
+        return [left for child in value if (left := without_ids(child)) not in _EMPTY]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: child
+        for key, child in value.items()
+        if not (key == "id" and isinstance(child, str) and _ID.fullmatch(child))
+    }
+
+
+def _unknown_role(param: str) -> RequestError:
+    problem = f"'{param}' must be one of {', '.join(sorted(_ROLES))}"
+    return RequestError(problem, status=422, param=param, code="unsupported_value")
+
+
+def _calls(message: dict[str, Any], place: str) -> list[ToolDelta]:
+    """The calls of a message; one of the older kind, too."""
+    calls = calls_of(message.get("tool_calls"), f"{place}.tool_calls")
+    if isinstance(older := message.get("function_call"), dict):
+        calls += calls_of([{"function": older}], f"{place}.function_call", first=len(calls))
+    return calls
+
+
+def _texts(content: Any, place: str, found: Conversation) -> Iterator[str]:
     """The texts of a message's content; what is none, as it may be written."""
     if content is None:
         return
@@ -132,15 +262,17 @@ def _texts(content: Any, place: str) -> Iterator[str]:
         if not isinstance(part, dict):
             raise wrong_type(f"{place}.content[{at}]", "an object")
         if is_image(part):
-            raise no_image(f"{place}.content[{at}]")
+            found.unjudged.append(no_image(f"{place}.content[{at}]"))
+            continue
         kind = str(part.get("type"))
         if any(word in kind for word in _UNREAD):
             param = f"{place}.content[{at}]"
             problem = f"'{param}' is no text: audio, video and files are not judged"
-            raise RequestError(problem, param=param, code="unsupported_value")
+            found.unjudged.append(RequestError(problem, param=param, code="unsupported_value"))
+            continue
         plain = [key for key in _TEXTS if isinstance(part.get(key), str)]
         yield from (part[key] for key in plain)
-        if rest := {key: part[key] for key in part.keys() - {"type", "cache_control", *plain}}:
+        if rest := _telling({key: value for key, value in part.items() if key not in plain}):
             yield readings(rest)[1]
 
 
@@ -148,7 +280,7 @@ def _strings(values: Iterable[Any]) -> Iterator[str]:
     return (value for value in values if isinstance(value, str))
 
 
-def calls_of(calls: Any, place: str) -> list[ToolDelta]:
+def calls_of(calls: Any, place: str, first: int = 0) -> list[ToolDelta]:
     """Tool calls, of OpenAI's shape or nearly. Raises RequestError."""
     if calls is None:
         return []
@@ -164,7 +296,7 @@ def calls_of(calls: Any, place: str) -> list[ToolDelta]:
             arguments = msgspec.json.encode(arguments).decode()
         name = function.get("name")
         named = name if isinstance(name, str) else ""
-        found.append(ToolDelta(at, None, FunctionDelta(named, arguments)))
+        found.append(ToolDelta(first + at, None, FunctionDelta(named, arguments)))
     return found
 
 

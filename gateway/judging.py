@@ -2,9 +2,11 @@
 
 They take the way of a chat completion as far as they go it: the same keys, body limits and errors,
 a place among `max_streams`, the guard in force pinned until the reply is out, and its judges'
-queue. So that those who only ask cannot starve the streams that are guarded, few of their requests
-are judged at a time (`Gateway.others`), each with few passages; the others wait a little, then get
-503.
+queue. Verdicts are an oracle, so where there are keys one needs the right to see details.
+
+Live streams have no precedence in that queue. So that those who only ask take little of it, few of
+their requests are judged at a time (`OTHERS_AT_ONCE`), each with few passages; the others wait a
+little, then get 503. One key's hold at most half of the places.
 
 A judge that had no time for a text (`overload`, `timeout`) is a 503 with Retry-After where the
 policy's `on_overload` is closed. Every other unknown verdict is a property of the text, not of the
@@ -14,8 +16,8 @@ moment: it is answered, and never as safe.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -27,9 +29,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.access import DETAIL, Client
 from gateway.chat import INLINE_BYTES, check_room, new_request_id, read_body
 from gateway.errors import (
     ErrorReply,
+    ForbiddenError,
     GatewayError,
     OverloadedError,
     PayloadTooLargeError,
@@ -56,7 +60,7 @@ from monitors.wire import ToolDelta
 MOST_TEXTS = 1024
 """Texts of one request, each with a decision of its own."""
 
-PASSAGES_AT_ONCE = 8
+PASSAGES_AT_ONCE = 2
 """Of one request with the judges."""
 
 WAIT_SECONDS = 5.0
@@ -185,8 +189,9 @@ async def serve(
     headers = {"x-guard-request-id": request_id}
     try:
         client = gateway.keys.authenticate(bearer(request.headers))
+        _check_right(gateway, client)
         check_room(gateway, 1)
-        with gateway.count_live(), gateway.guards.use() as guard:
+        with gateway.count_live(), _place(gateway, client), gateway.guards.use() as guard:
             headers["x-guard-policy"] = guard.policy.label
             inquiry = Inquiry(guard, client.name, request_id, gateway)
             if guard.policy.mode is not Mode.OFF:
@@ -204,6 +209,27 @@ async def serve(
         return _json(body, status, {**headers, **more})
     gateway.telemetry.judged(request_id, path, inquiry.found)
     return _json(body, 200, headers)
+
+
+def _check_right(gateway: Gateway, client: Client) -> None:
+    """Raises ForbiddenError. Without keys only this machine asks: whoever it is may."""
+    if gateway.keys and gateway.settings.expose != "detail" and DETAIL not in client.rights:
+        raise ForbiddenError(
+            f"verdicts need a key with the right `{DETAIL}`: have one made with "
+            f"`mlrm-guard keys new NAME --right {DETAIL}`"
+        )
+
+
+@contextmanager
+def _place(gateway: Gateway, client: Client) -> Iterator[None]:
+    """Around one request, from its body to its reply. Raises OverloadedError: see `asking`."""
+    if gateway.asking[client.name] >= max(1, gateway.settings.max_streams // 2):
+        raise _overloaded()
+    gateway.asking[client.name] += 1
+    try:
+        yield
+    finally:
+        gateway.asking[client.name] -= 1
 
 
 def _json(body: Any, status: int, headers: Mapping[str, str]) -> Response:

@@ -13,7 +13,8 @@ calls us for a stream again and again with the text so far, so verdicts on steps
 too. Of a reply's thinking it sends nothing: whoever needs that judged puts this gateway in front
 of the model.
 
-Images are an error, which LiteLLM takes for a block unless it is told to `fail_on_error: false`.
+Images are an error, which LiteLLM takes for a block unless it is told to `fail_on_error: false`. In
+mode `shadow` they are counted, and the texts beside them judged.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import OverloadedError
-from gateway.foreign import Conversation, call_readings, calls_of, read
+from gateway.foreign import Conversation, call_readings, calls_of, read, rest_of_call, without_ids
 from gateway.judging import Inquiry, bounded, no_image, parse, serve
-from gateway.prompt import readings
+from gateway.prompt import joined, readings
 from gateway.request import RequestLimits
 from monitors.events import Outcome
 from monitors.evidence import Decision
@@ -77,15 +78,21 @@ def _bearer(headers: Mapping[str, str]) -> str | None:
 
 def _read(document: dict[str, Any], limits: RequestLimits) -> Said:
     given = parse(GuardrailRequest, document)
-    if given.images:
-        raise no_image("images")
     said = read(given.structured_messages or (), "structured_messages")
+    if given.images:  # more than stand in the messages are of the reply
+        there = sum(error.code == "image_not_judged" for error in said.unjudged)
+        said.unjudged += [no_image("images")] * max(0, len(given.images) - there)
     calls = calls_of(given.tool_calls, "tool_calls")
     texts = given.texts or []
+    rest = [left for call in given.tool_calls or () if (left := rest_of_call(call))]
     if given.input_type == "response":
+        texts += [readings(left)[1] for left in map(without_ids, rest) if left]
         bounded((*texts, *(text for call in calls for text in call_readings(call))), limits)
         return Said(said, tuple(texts), tuple(calls))
-    said.add_unplaced(*texts)
+    unplaced = [text for text in texts if text not in said.inputs]
+    said.add(*unplaced, *joined(unplaced))  # parts of one message look like that, too
+    for left in rest:
+        said.add(*readings(left))
     for tool in given.tools or ():
         said.add(*readings(tool))
     for call in calls:
@@ -104,6 +111,11 @@ async def _answer(inquiry: Inquiry, said: Said) -> dict[str, Any]:
 
 
 async def _action(inquiry: Inquiry, said: Said) -> dict[str, Any]:
+    policy = inquiry.guard.policy
+    if unjudged := said.conversation.unjudged:
+        if policy.mode is Mode.ENFORCE:
+            raise unjudged[0]
+        inquiry.found.unjudged += len(unjudged)
     prompt = said.conversation.prompt
     if said.replies or said.calls:
         decision: Decision | Outcome = await _replies(inquiry, said)
@@ -113,7 +125,6 @@ async def _action(inquiry: Inquiry, said: Said) -> dict[str, Any]:
         decision = inquiry.of_input((await inquiry.verdicts(passages)).values())
         prompt = prompt or next(iter(said.conversation.inputs), "")
     inquiry.decided(decision)
-    policy = inquiry.guard.policy
     if policy.mode is not Mode.ENFORCE or not decision.action.intervenes:
         return NONE
     refusal = policy.refusal(decision.scenario, detect_language(prompt))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ REFRESH_SECONDS = 60.0
 MAX_LISTED = 64
 MAX_UNLISTED = 16
 IMAGE_THREADS = 2
-OTHERS_AT_ONCE = 8
-"""Requests of those who only want something judged; what is generated meanwhile has no queue."""
+OTHERS_AT_ONCE = 2
+"""Requests judged at a time of those who only want that: they share the judges with streams."""
 
 
 class Probes:
@@ -140,6 +141,8 @@ class Gateway:
         default_factory=lambda: anyio.CapacityLimiter(OTHERS_AT_ONCE)
     )
     """Room for requests that only want something judged."""
+    asking: Counter[str] = field(default_factory=Counter)
+    """How many of those each key has under way, waiting or judged: at most half of all places."""
 
     @property
     def policy(self) -> Policy:

@@ -78,6 +78,8 @@ class Judged:
     """Texts and steps that judges were asked about."""
     unknown: int = 0
     """Of those: without a verdict."""
+    unjudged: int = 0
+    """Images and the like, which were let through in mode `shadow`."""
     judge_ms: float = 0.0
 
 
@@ -117,6 +119,9 @@ class Telemetry:
         )
         self._judged = counter(
             "judged_texts", "Texts judged for others, by what was decided.", "path", "action"
+        )
+        self._unjudged_parts = counter(
+            "unjudged_parts", "Images and the like that nobody could judge for others.", "path"
         )
         steps = counter("steps", "Steps judged.", "stage", "known")
         self._steps = {
@@ -177,6 +182,7 @@ class Telemetry:
     def judged(self, request_id: str, path: str, found: Judged) -> None:
         """A request was answered that only wanted something judged."""
         self.requests.labels(path, "200").inc()
+        self._unjudged_parts.labels(path).inc(found.unjudged)
         for action, count in found.actions.items():
             self._judged.labels(path, action.value).inc(count)
         self._log.info(
@@ -186,6 +192,7 @@ class Telemetry:
             actions={action.value: count for action, count in found.actions.items()},
             passages=found.passages,
             unknown=found.unknown,
+            unjudged=found.unjudged,
             judge_ms=round(found.judge_ms, 2),
         )
 

@@ -93,7 +93,7 @@ def ask(gate: Guarded, key: str, asked: list[dict[str, Any]]) -> list[dict[str, 
 
 def test_litellm_passes_and_blocks_as_the_policy_says(tmp_path: Path) -> None:
     key, file = new_key(), tmp_path / "keys"
-    file.write_text(f"litellm {key_hash(key)}\n")
+    file.write_text(f"litellm {key_hash(key)} guard:detail\n")
     image = {"messages": [user([{"type": "text", "text": "Look."}, IMAGE])]}
     with guarded(settings={"keys_file": file, "host": "0.0.0.0"}, ready=False) as gate:
         *seen, failed = ask(gate, key, [*(asked for asked, _ in CASES), image])

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from monitors.judges.base import Verdict
-from tests.gateway.harness import RULES, FakeJudge, Guarded, guarded
+from monitors.judges.base import Passage, Verdict
+from tests.gateway.harness import RULES, FakeJudge, Guarded, guarded, safe
 
 KETTLE = "Tell me about the crimson kettle."
 GOOD = "What a lovely day it is today. "
@@ -80,6 +80,70 @@ def test_a_chat_is_judged_as_a_request_and_its_last_reply_as_a_reply(gate: Guard
     assert found(gate, "chat", messages=messages, tools=tools) == [WEAPONS]
 
 
+def marked(text: str) -> list[dict[str, Any]]:
+    """Places of an assistant's message that may hold text, and hold this one."""
+    head, tail = text[: len(text) // 2], text[len(text) // 2 :]
+    function = {"name": "look", "arguments": "{}"}
+    return [
+        {"refusal": text},
+        {"name": text},
+        {"function_call": {"name": "look", "arguments": f'{{"a": "{text}"}}'}},
+        {"function_call": {**function, "odd": text}},
+        {"function_call": text},
+        {"thinking_blocks": [{"type": "thinking", "thinking": text, "signature": "x"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": part} for part in (head, tail)]},
+        {"reasoning": [{"type": "summary_text", "text": text}]},
+        {"reasoning": {"deep": [text]}},
+        {"reasoning_content": [head, tail]},
+        {"reasoning_content": text.split(" ")},
+        {"tool_calls": [{"type": text, "function": function}]},
+        {"tool_calls": [{"id": text, "function": function}]},
+        {"tool_calls": [{"function": {"name": {"odd": text}, "arguments": ""}}]},
+        {"content": [{"type": text}]},
+        {"content": [{"type": "text", "text": "x", "cache_control": {"type": text}}]},
+        {"content": [{"type": "text", "text": {"value": text}}]},
+        {"odd": {"deep": [1, None, text]}},
+        {text: None},
+    ]
+
+
+@pytest.mark.parametrize("place", range(len(marked("x"))))
+def test_no_text_of_a_message_is_left_unread(gate: Guarded, place: int) -> None:
+    asked = {"role": "user", "content": "Hello."}
+    reply = {"role": "assistant", "content": "Hm.", **marked("a purple teapot")[place]}
+    assert found(gate, "chat", messages=[asked, reply]) == [OTHER]
+    before = {"role": "assistant", "content": "Hm.", **marked("the crimson kettle")[place]}
+    assert found(gate, "chat", messages=[asked, before, asked]) == [WEAPONS]
+
+
+def test_what_says_nothing_is_not_judged() -> None:
+    asked: list[str] = []
+
+    def note(passage: Passage) -> Verdict:
+        asked.append(passage.text)
+        return safe(passage)
+
+    call: dict[str, Any] = {"id": "call_1", "type": "function", "index": 0}
+    call |= {"function": {"name": "look", "arguments": "{}"}}
+    content = [{"type": "text", "text": "Hm.", "cache_control": {"type": "ephemeral"}}]
+    reply: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    reply |= {"annotations": [], "function_call": None, "tool_calls": [call], "reasoning": "Aha."}
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hello."}, reply]
+    with guarded(judge=FakeJudge(note)) as gate:
+        asked.clear()
+        assert found(gate, "chat", messages=messages) == []
+    assert set(" ".join(asked).split()) <= {"Aha.", "Hello.", "Hm.", "look", "{}", "look{}"}
+
+
+@pytest.mark.parametrize("role", ["odd", None, "", "User", 1, [], KETTLE])
+def test_a_role_that_nobody_knows_is_a_422(gate: Guarded, role: Any) -> None:
+    messages = [{"role": role, "content": "Hello."}, {"role": "user", "content": "Hello."}]
+    reply = post(gate, "chat", {"messages": messages})
+    assert reply.status_code == 422
+    assert "messages[0].role" in reply.json()["message"]
+    assert KETTLE not in reply.text
+
+
 def test_what_the_policy_allows_is_not_found() -> None:
     scenarios = {**RULES["scenarios"], "weapons": {"input": "allow"}}
     with guarded({**RULES, "scenarios": scenarios}) as gate:
@@ -113,6 +177,8 @@ def test_the_orchestrator_finds_it_healthy(gate: Guarded) -> None:
         ("chat", {"messages": []}),
         ("chat", {"messages": ["x"]}),
         ("chat", {"messages": [{"role": "assistant", "content": [{"type": "file"}]}]}),
+        ("chat", {"messages": [{"role": "assistant", "tool_calls": ["x"]}]}),
+        ("chat", {"messages": [{"role": "assistant", "images": ["AAAA"]}]}),
     ],
 )
 def test_a_bad_body_is_the_error_that_the_orchestrator_reads(

@@ -16,6 +16,7 @@ from tests.gateway.harness import (
     Guarded,
     assert_openai_error,
     guarded,
+    metric,
     safe,
 )
 
@@ -176,6 +177,57 @@ def test_shadow_changes_nothing_even_when_the_judge_has_no_time() -> None:
         assert ask(gate, "response", texts=[TEAPOT]).json() == NONE
 
 
+URL = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"images": ["https://x/y.png"]}, 1),
+        ({"structured_messages": [{"role": "user", "content": [URL]}]}, 1),
+        (
+            {
+                "images": ["https://x/y.png"],
+                "structured_messages": [{"role": "user", "content": [URL]}],
+            },
+            1,
+        ),
+        ({"structured_messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, 1),
+        ({"structured_messages": [{"role": "odd", "content": "Hello."}]}, 1),
+        ({"kind": "response", "images": ["https://x/y.png"]}, 1),
+        ({"structured_messages": [{"role": "assistant", "images": [URL]}]}, 1),
+    ],
+)
+def test_what_cannot_be_judged_blocks_nothing_in_shadow(
+    gate: Guarded, fields: dict[str, Any], count: int
+) -> None:
+    status = 422 if "odd" in str(fields) else 400
+    assert_openai_error(ask(gate, **{"texts": [KETTLE], **fields}), status)
+    for mode in ("shadow", "off"):
+        with guarded({**RULES, "mode": mode}) as other:
+            reply = ask(other, **{"texts": [KETTLE], **fields})
+            assert (reply.status_code, reply.json()) == (200, NONE)
+            name = "mlrm_guard_unjudged_parts_total"
+            judged = mode == "shadow"
+            assert metric(other.root, name, path="litellm") == (count if judged else 0)
+            decided = metric(other.root, "mlrm_guard_judged_texts_total", path="litellm")
+            assert decided == judged  # the texts beside it were read
+
+
+@pytest.mark.parametrize("texts", [["crimson ", "kettle"], ["crim", "son kettle"]])
+@pytest.mark.parametrize("messages", [None, [{"role": "user", "content": "Hello."}]])
+def test_texts_that_nobody_places_are_read_as_one(
+    gate: Guarded, texts: list[str], messages: Any
+) -> None:
+    assert ask(gate, texts=texts, structured_messages=messages).json() == BLOCKED
+    assert ask(gate, texts=texts[:1], structured_messages=messages).json() == NONE
+
+
+@pytest.mark.parametrize("odd", [{"id": "purple teapot"}, {"odd": {"deep": ["purple teapot"]}}])
+def test_all_of_a_replys_call_is_read(gate: Guarded, odd: dict[str, Any]) -> None:
+    assert ask(gate, "response", tool_calls=[call("{}") | odd]).json() == BLOCKED
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -188,6 +240,7 @@ def test_shadow_changes_nothing_even_when_the_judge_has_no_time() -> None:
         {"structured_messages": ["x"]},
         {"structured_messages": [{"role": "user", "content": 1}]},
         {"structured_messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+        {"structured_messages": [{"role": "user", "content": None, "tool_calls": {}}]},
     ],
 )
 def test_a_body_of_another_shape_is_a_400(gate: Guarded, fields: dict[str, Any]) -> None:
