@@ -112,6 +112,14 @@ _REST: tuple[tuple[str, str, str], ...] = (
         " requests in each, the concepts of dev never trained on), which no other table counts.",
     ),
     (
+        "documents",
+        "## Long documents",
+        "Manuals, licences, source code, letters, stories (documents.jsonl, our own writing; those"
+        " of dev never trained on), 900 to 3,500 characters, which no other table counts: by"
+        " themselves, as a request and as an answer, and with a request of the corpus between their"
+        " lines, harmful or harmless.",
+    ),
+    (
         "first tier",
         "## First tier",
         "Rows that the linear first tier clears without asking the encoder, and the recall it"

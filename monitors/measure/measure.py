@@ -23,6 +23,7 @@ from monitors.measure.traces import Trace, of_generation, out_of_fold
 from monitors.progress import Steps
 from monitors.trace import read_rows
 from monitors.training.corpus import IN_LANGUAGES, Corpus, Example, Generation, digest, load
+from monitors.training.documents import documents
 from monitors.training.voice import voice_only
 
 FORMAT = 1
@@ -98,7 +99,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> dict[str, Any]:
     """Everything but cost, as the score file has it."""
-    measured = _Measured(dev, list(_thinned(dev.generations)), tables.swapped(dev.examples))
+    pasted = list(documents(dev.examples, "dev", order.seed))
+    thinned = list(_thinned(dev.generations))
+    measured = _Measured(dev, thinned, tables.swapped(dev.examples), pasted)
     passages = list(dict.fromkeys(measured.passages()))
     with Steps("scoring the dev split", len(passages) * (1 if control is None else 2)) as steps:
         scorer = Scorer(judge, scored=steps.step)
@@ -142,17 +145,22 @@ def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> di
 
 @dataclass(slots=True, frozen=True)
 class _Measured:
-    """What is scored: the dev split, its generations thinned, and steps under other requests."""
+    """What is scored: the dev split, its generations thinned, steps under other requests, and long
+    documents.
+    """
 
     dev: Corpus
     generations: list[Generation]
     swapped: list[tables.Swapped]
+    documents: list[Example]
 
     def passages(self) -> Iterator[Passage]:
         for example in self.dev.examples:
             yield example.passage
         for generation in self.generations:
             yield from (step for step in generation.steps if step.text.strip())
+        for example in self.documents:
+            yield example.passage
         for step in self.swapped:
             yield from (step.harmless, step.harmful)
 
@@ -197,6 +205,9 @@ def _cells(
         ]
         odds = scorer.all(e.passage for e in examples)
         yield from ((name, _DEV, cell) for cell in table(examples, odds, seed))
+    odds = scorer.all(e.passage for e in measured.documents)
+    of_documents = tables.document_table(measured.documents, odds, seed)
+    yield from (("documents", _DEV, cell) for cell in of_documents)
     swaps = tables.swap_table(measured.swapped, scorer, seed)
     yield from (("swapped", _DEV, cell) for cell in swaps)
     for where, traces in (

@@ -100,6 +100,25 @@ def language_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iter
             yield from _cells(f"{lang}, {stage}", sample)
 
 
+def document_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iterator[Cell]:
+    """Long documents: harmless by themselves, and with a request of the corpus between their lines.
+
+    A harmful request in a document stands against harmless ones in documents.
+    """
+    kinds: dict[str, list[int]] = defaultdict(list)
+    for at, e in enumerate(examples):
+        if e.group.startswith("doc-"):
+            kinds[f"by themselves, {e.passage.stage}"].append(at)
+        else:
+            kinds["with a request in them"].append(at)
+    for name, own in sorted(kinds.items()):
+        sample = _sample(examples, odds, own, seed)
+        if sample.rows[0]:
+            yield from _cells(name, sample)
+        else:
+            yield _false_alarms(name, sample)
+
+
 def revoiced_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iterator[Cell]:
     """One set of templates for both labels: voice says nothing."""
     own = [at for at, e in enumerate(examples) if e.source.endswith("+revoiced")]

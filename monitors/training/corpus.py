@@ -43,6 +43,15 @@ LANGUAGES = Path(__file__).parent / "languages.jsonl"
 IN_LANGUAGES = "languages"
 """The source of these rows."""
 
+DOCUMENTS = Path(__file__).parent / "documents.jsonl"
+"""Long harmless texts of many kinds, and what somebody asks about each (`documents`)."""
+
+IN_DOCUMENTS = "documents"
+"""The source of these rows."""
+
+STATEMENTS = ("edos", "davidson", "hatecheck", "diasafety")
+"""Sources whose requests ask for nothing: posts, and chit-chat."""
+
 MUSINGS = Path(__file__).parent / "musings.jsonl"
 """Long thinking in the rambling voice of distilled models, safe and unsafe behind one opening, and
 about a harmless request in like words. Only to learn from: other writers' thinking measures it."""
@@ -155,7 +164,7 @@ def load(folder: Path, split: Split, build: Build) -> Corpus:
     check(folder)
     corpus = Corpus()
     traces = list(_licensed(folder / f"traces_{split}.jsonl.gz", build, corpus))
-    labels = {row["id"]: row for row in _rows(folder / "labels.jsonl") if row.get("split") == split}
+    labels = {row["id"]: row for row in rows(folder / "labels.jsonl") if row.get("split") == split}
     corpus.generations = [_generation(row, labels.get(row["id"])) for row in traces]
     corpus.generations += _pairs(split)
     cut_anew = {
@@ -186,7 +195,7 @@ def check(folder: Path) -> None:
 
 def digest(folder: Path) -> dict[str, str]:
     """The first 16 hex digits of each data file's SHA-256, so that a card can name its data."""
-    files = [*(folder / name for name in FILES), PAIRS, LANGUAGES]
+    files = [*(folder / name for name in FILES), PAIRS, LANGUAGES, DOCUMENTS]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
 
 
@@ -216,7 +225,8 @@ def _sampled_steps(example: Example) -> Iterator[Example]:
         )
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON-lines file. Raises UserError, and TraceError for a bad line."""
     try:
         for _, row in read_rows(path):
             if isinstance(row, TraceError):
@@ -227,7 +237,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _licensed(path: Path, build: Build, corpus: Corpus) -> Iterator[dict[str, Any]]:
-    for row in _rows(path):
+    for row in rows(path):
         licence = row.get("licence") or "no licence field"
         if allowed(licence, build):
             yield row
@@ -285,7 +295,7 @@ def _generation(row: dict[str, Any], label: dict[str, Any] | None) -> Generation
 
 
 def _pairs(split: Split) -> Iterator[Generation]:
-    for row in _rows(PAIRS):
+    for row in rows(PAIRS):
         if row["split"] != split:
             continue
         joint = "" if row["lang"] in _NO_SPACES else " "
@@ -312,7 +322,7 @@ def _pairs(split: Split) -> Iterator[Generation]:
 
 def musings() -> Iterator[Example]:
     """What musings.jsonl teaches. No build learns from it yet: a lever shows what it would add."""
-    for row in _rows(MUSINGS):
+    for row in rows(MUSINGS):
         opening = " ".join(row["shared"])
         for request, begins, thought, turned in (
             (row["prompt"], opening, row["safe"], []),
@@ -344,7 +354,7 @@ _DEV_CONCEPTS = 6  # one in so many concepts, in all languages, is for measuring
 
 
 def _in_languages(split: Split) -> Iterator[Example]:
-    for row in _rows(LANGUAGES):
+    for row in rows(LANGUAGES):
         concept, request = row["concept"], row["request"]
         if (zlib.crc32(concept.encode()) % _DEV_CONCEPTS == 0) != (split == "dev"):
             continue

@@ -20,7 +20,7 @@ from typing import Literal
 from monitors.judges.base import Passage
 from monitors.judges.language import other_script
 from monitors.taxonomy import Scenario, Stage
-from monitors.training.corpus import Example, Stance, cut
+from monitors.training.corpus import IN_DOCUMENTS, STATEMENTS, Example, Stance, cut
 from monitors.window import EARLIER_STEPS
 
 Phase = Literal["base", "thinking"]
@@ -54,8 +54,8 @@ _OTHER_LANGUAGES = 0.25  # of the rows of a stage
 _STAGES = {Stage.INPUT: 0.42, Stage.ANSWER: 0.3, Stage.REASONING: 0.28}
 _UNSAFE = 0.45  # share of unsafe rows in a source that has both
 _CONTRAST = 3.0
-_STATEMENTS = ("edos", "davidson", "hatecheck", "diasafety")
 _STATEMENT = 0.4  # social-media statements and chit-chat teach little about requests and answers
+_DOCUMENT = 4.0  # few, but every prompt may hold one
 _LONG_ANSWER = 600
 _BAG = 5  # steps
 
@@ -133,7 +133,8 @@ def _of_stage(pools: _Pools, stage: Stage, count: int, draw: random.Random) -> I
         weights = [
             len(rows) ** 0.5
             * (_CONTRAST if contrast and not label else 1.0)
-            * (_STATEMENT if source in _STATEMENTS else 1.0)
+            * (_STATEMENT if source in STATEMENTS else 1.0)
+            * (_DOCUMENT if source == IN_DOCUMENTS else 1.0)
             for (source, contrast), rows in own.items()
         ]
         for rows in draw.choices(list(own.values()), weights, k=count // 2):

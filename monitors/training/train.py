@@ -37,6 +37,7 @@ from monitors.taxonomy import Stage
 from monitors.training import network
 from monitors.training.corpus import Build, Corpus, Example, Generation, digest, load
 from monitors.training.curriculum import Phase, draws
+from monitors.training.documents import documents
 from monitors.training.export import onnx_of, tokenizer_bytes
 from monitors.training.fit import Flags, Problem, Settings, Vector, fold_of
 from monitors.training.grid import grid
@@ -135,7 +136,7 @@ def run(
 
 _TIMES = "seconds.json"  # of each part, in the work folder
 
-_DECIDING = ("corpus", "curriculum", "grid", "network", "fit", "voice")
+_DECIDING = ("corpus", "curriculum", "documents", "grid", "network", "fit", "voice")
 _SEGMENTER = Path(__file__).parents[1] / "steps.py"
 
 
@@ -173,6 +174,7 @@ def read(folder: Path, build: Build, plan: Plan, seed: int, *, control: bool = F
     corpus = load(folder, "train", build)
     learned = [e for e in corpus.examples if not is_held(e)]
     corpus.examples += grid(learned, plan.grid, seed)
+    corpus.examples += documents(learned, "train", seed)
     if control:
         corpus.examples = [replace(e, passage=voice_only(e.passage)) for e in corpus.examples]
     return corpus

@@ -100,7 +100,8 @@ def test_real_corpus_release_rows() -> None:
     assert all(LICENCES[licence][0] for licence in licences)
     dev = {e.group for e in load(REAL, "dev", "research").examples}
     assert not dev & {e.group for e in found.examples}
-    assert {*corpus.FILES, "pairs.jsonl", "languages.jsonl"} == corpus.digest(REAL).keys()
+    own = {"pairs.jsonl", "languages.jsonl", "documents.jsonl"}
+    assert {*corpus.FILES, *own} == corpus.digest(REAL).keys()
 
 
 def test_musings_teach_both_sides_of_an_opening() -> None:
