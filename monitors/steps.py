@@ -2,7 +2,8 @@
 
 Theory. A step closes (1) at a sentence end: a terminator, at most eight closing marks, then
 whitespace; or right behind a terminator of a script that writes no spaces; (2) at a line end; (3)
-at `MAX_BYTES`. (1) waits until the step has `MIN_BYTES` of text, so that "1." and "Dr." are no
+at `MAX_BYTES`; (4) behind `RUN_BYTES` of ASCII without whitespace, which is no prose but may be
+prose in a code. (1) waits until the step has `MIN_BYTES` of text, so that "1." and "Dr." are no
 steps, and (2) until it has `LINE_BYTES`: lines may be wrapped anywhere, and a few words of a
 sentence say nothing by themselves. Sizes count UTF-8 bytes, which is roughly fair to scripts that
 say more in fewer characters. Whitespace between two steps belongs to the later one, so a step never
@@ -28,9 +29,13 @@ LINE_BYTES = 100
 MAX_BYTES = 480
 """About 100 tokens of English, well inside the window of every judge we ship."""
 
+RUN_BYTES = 160
+"""What a sentence or two take in base64: a reply in a code has as many steps as one in words."""
+
 _LOOKAHEAD = 16
 _CLOSERS = r"""["'’”»)\]}*_`]"""
 _BOUNDARY = re.compile(rf"[.!?…]{_CLOSERS}{{0,8}}(?=\s)|[。！？｡।۔؟]|(?P<line>[^\n](?=\n))")
+_RUN = re.compile(rf"[!-~]{{{RUN_BYTES}}}")
 _BEHIND = 10  # longer than any match of _BOUNDARY
 _GRAPHEME = regex.compile(r"\X")
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
@@ -68,7 +73,7 @@ class Segmenter:
         steps: list[str] = []
         while start < len(text):
             limit = _limit(text, start)
-            end = _natural_end(text, start, scan, limit)
+            end = _earlier(_natural_end(text, start, scan, limit), _run_end(text, start, limit))
             if end is None:
                 if limit is None or (len(text) < limit + _LOOKAHEAD and not final):
                     break
@@ -102,6 +107,16 @@ def _natural_end(text: str, start: int, scan: int, limit: int | None) -> int | N
         if len(text[start:end].strip().encode("utf-8", "surrogatepass")) >= least:
             return end
     return None
+
+
+def _run_end(text: str, start: int, limit: int | None) -> int | None:
+    """The end of the step's first run of `RUN_BYTES` without whitespace, up to the limit."""
+    run = _RUN.search(text, start, len(text) if limit is None else limit)
+    return None if run is None else run.end()
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 def _forced_end(text: str, start: int, limit: int) -> int:

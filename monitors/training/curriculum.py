@@ -55,7 +55,7 @@ _STAGES = {Stage.INPUT: 0.42, Stage.ANSWER: 0.3, Stage.REASONING: 0.28}
 _UNSAFE = 0.45  # share of unsafe rows in a source that has both
 _CONTRAST = 3.0
 _STATEMENT = 0.4  # social-media statements and chit-chat teach little about requests and answers
-_DOCUMENT = 4.0  # few, but every prompt may hold one
+_DOCUMENT = 10.0  # few, but every prompt may hold one
 _LONG_ANSWER = 600
 _BAG = 5  # steps
 

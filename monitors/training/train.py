@@ -48,12 +48,12 @@ from monitors.training.voice import voice_only
 class Plan:
     """Everything that decides what is learned, beside data and seed."""
 
-    base: int = 30_000  # bags shown in the first phase
+    base: int = 12_000  # bags shown in the first phase
     # In the second, and of each model that scores a fold.
     thinking: Mapping[str, int] = field(
-        default_factory=lambda: {"release": 20_000, "research": 18_000}
+        default_factory=lambda: {"release": 14_000, "research": 14_000}
     )
-    fold: Mapping[str, int] = field(default_factory=lambda: {"release": 12_000, "research": 18_000})
+    fold: Mapping[str, int] = field(default_factory=lambda: {"release": 9_000, "research": 9_000})
     base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
     thinking_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5))
     fold_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5, frozen=2))
