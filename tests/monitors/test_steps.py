@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitors.steps import MAX_BYTES, MIN_BYTES, Segmenter
+from monitors.steps import MAX_BYTES, MIN_BYTES, RUN_BYTES, Segmenter
 
 TEXT = st.text(
     alphabet=st.one_of(
@@ -17,6 +17,15 @@ TEXT = st.text(
     ),
     max_size=1500,
 )
+CODES = st.lists(
+    st.builds(
+        lambda size, end: "x" * size + end,
+        st.integers(min_value=0, max_value=3 * RUN_BYTES),
+        st.sampled_from([" ", "\n", ". ", '."', "é", "。", "\u00a0", ""]),
+    ),
+    max_size=8,
+).map("".join)
+"""Long runs without whitespace, and what may end one."""
 
 
 def cut(text: str, sizes: list[int] | None = None) -> list[str]:
@@ -30,12 +39,12 @@ def cut(text: str, sizes: list[int] | None = None) -> list[str]:
     return steps + segmenter.close()
 
 
-@given(TEXT, st.lists(st.integers(min_value=0, max_value=40), max_size=80))
+@given(TEXT | CODES, st.lists(st.integers(min_value=0, max_value=40), max_size=80))
 def test_any_chunking_gives_the_same_steps(text: str, sizes: list[int]) -> None:
     assert cut(text, sizes) == cut(text) == cut(text, [1] * len(text))
 
 
-@given(TEXT)
+@given(TEXT | CODES)
 def test_steps_add_up_to_the_text_and_are_bounded(text: str) -> None:
     steps = cut(text)
     assert "".join(steps) == text
@@ -80,5 +89,12 @@ def test_a_long_run_is_cut_between_graphemes() -> None:
         assert not step.endswith("\u200d")
 
 
+def test_a_code_has_as_many_steps_as_words_would() -> None:
+    url = f"See https://example.org/{'a' * 120} for more of it."
+    assert cut(url) == [url]
+    assert [len(step) for step in cut("YWJj" * 100)] == [RUN_BYTES, RUN_BYTES, 80]
+
+
 def test_a_megabyte_in_one_delta_takes_linear_time() -> None:
     assert len("".join(cut("word " * 200_000))) == 1_000_000
+    assert len("".join(cut(f"{'x' * (RUN_BYTES - 1)} " * 6_250))) == 1_000_000
