@@ -79,7 +79,7 @@ PUBLIC = (
     Source(("jailjudge_mini",), _GIT + "ThuCCSLab/JailbreakEval", "MIT (JailbreakEval copy)"),
     Source(("jbb", "jbb_judge_comparison"), _HUB + "JailbreakBench/JBB-Behaviors", _MIT),
     Source(("jbb_artifacts",), _GIT + "JailbreakBench/artifacts", _MIT),
-    Source(("lrm_study",), _NOT_RECORDED, _MIT),
+    Source(("lrm_study",), _GIT + "thu-coai/LRM-Safety-Study", _MIT),
     Source(("medsafety", "medsafety_llama3"), _GIT + "AI4LIFE-GROUP/med-safety-bench", _MIT),
     Source(("mmlu",), _GIT + "hendrycks/test", _MIT),
     Source(("mt_bench", "vicuna_bench"), _GIT + "lm-sys/FastChat", _APACHE),
