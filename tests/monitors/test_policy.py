@@ -580,6 +580,8 @@ def conforms(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> bool:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
     if "oneOf" in node:
         return sum(conforms(value, branch, schema) for branch in node["oneOf"]) == 1
+    if "anyOf" in node:
+        return any(conforms(value, branch, schema) for branch in node["anyOf"])
     if isinstance(value, dict):
         return (
             node.get("type") == "object"
@@ -592,7 +594,13 @@ def conforms(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> bool:
         )
     if "enum" in node or "const" in node:
         return value in node.get("enum", [node.get("const")])
-    kinds = {"string": (str,), "boolean": (bool,), "integer": (int,), "number": (int, float)}
+    kinds = {
+        "null": (type(None),),
+        "string": (str,),
+        "boolean": (bool,),
+        "integer": (int,),
+        "number": (int, float),
+    }
     return isinstance(value, kinds.get(node["type"], ()))
 
 
