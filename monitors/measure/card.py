@@ -173,7 +173,7 @@ def render_card(scores: Sequence[Scores], levers: Scores | None = None) -> str:
         *(_section(builds, *section) for section in _SECTIONS),
         _STREAM + "\n" + _table(builds, "stream"),
         *(_section(builds, *section) for section in _REST),
-        "" if levers is None else _levers(levers),
+        "" if levers is None else _levers(levers, builds),
         _costs(builds),
         _limits(builds),
         _data(builds),
@@ -390,8 +390,10 @@ MOVED: tuple[tuple[str, str, str, str], ...] = (
 """What is told of levers: how it is called, and its table, row and figure."""
 
 
-def _levers(found: Scores) -> str:
+def _levers(found: Scores, builds: Mapping[str, Scores]) -> str:
     """A row per lever: its figure, and how far it is from the reference's, resample by resample."""
+    plans = [scores["about"].get("plan") for scores in builds.values()]
+    older = any(plan is not None and plan != found["plan"] for plan in plans)
     lines = [["lever", *(head for head, *_ in MOVED)], ["---"] * (1 + len(MOVED))]
     for name, lever in found["levers"].items():
         cells = []
@@ -407,7 +409,10 @@ def _levers(found: Scores) -> str:
         " published: no natural unsafe thinking. In brackets how far it is from the reference (of"
         " `release`: its own; of re-voicing: the short first phase), with a 95 % interval;"
         " **bold**: the interval leaves out 0. One fold and one seed: differences of a few points"
-        " are noise.\n\n" + _grid(lines)
+        " are noise."
+        + (" The builds of this card were trained later, by another plan." if older else "")
+        + "\n\n"
+        + _grid(lines)
     )
 
 
