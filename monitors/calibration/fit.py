@@ -285,16 +285,14 @@ def _curve(rows: Sequence[tuple[float, bool, Judged]]) -> Curve | str:
     weight = 1.0 / np.bincount(own)[own]
     for label in (0.0, 1.0):
         weight[y == label] /= weight[y == label].sum()
-    slope, offset = logistic(x, y, weight)
+    slope, offset = _logistic(x, y, weight)
     if slope < 0.05:
         return "higher scores are no sign of harm here"
     return Curve(round(slope, 4), round(max(-20.0, min(20.0, offset)), 4))
 
 
-def logistic(x: Floats, y: Floats, weight: Floats) -> tuple[float, float]:
-    """Slope and offset of a logistic regression of the labels y on x, by Newton's method, with a
-    little ridge.
-    """
+def _logistic(x: Floats, y: Floats, weight: Floats) -> tuple[float, float]:
+    """Slope and offset by Newton's method, with a little ridge."""
     design = np.stack([x, np.ones_like(x)], axis=1)
     beta = np.array([1.0, 0.0])
     for _ in range(50):

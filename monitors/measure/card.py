@@ -78,9 +78,9 @@ Alarms per generation at a fixed share of false alarms on the hard kind: safe th
 requests (khalaf_r1, star1, matsuo_safecot, safe matsuo_pairs). Found: the first alarm is behind the
 onset, in time if the alarming step ends at most 128 tokens behind it; before the onset it is a
 false alarm. Tokens are four characters (1.5 in Chinese and Japanese). `cusum`: evidence as the
-policy's defaults accumulate it, behind a curve as `mlrm-guard calibrate` fits one; `mean of 3`: of
-the last three steps; `step`: single steps. Threshold and curve are set on the same generations
-that the false alarms are counted on; `mlrm-guard calibrate` bounds them on others.
+default policy accumulates it; `mean of 3`: of the last three steps; `step`: single steps. The
+threshold is set on the same generations that the false alarms are counted on; `mlrm-guard
+calibrate` bounds it.
 """
 
 _REST: tuple[tuple[str, str, str], ...] = (

@@ -76,26 +76,12 @@ def test_unknown_counts_against_the_judge() -> None:
         ("mean of 3", [3, 3, 0, -3], [-np.inf, -np.inf, 2, 0]),
         ("mean of 3", [3, 1], [-np.inf, 2]),
         ("mean of 3", [], []),
-        ("cusum", [9, 9, -9, 1], [1.5, 3.0, 0.5, 1.0]),  # clip 2, drift 0.5; nothing to fit
+        ("cusum", [9, 9, -9, 1], [3.5, 7.0, 2.5, 3.0]),  # clip 4, drift 0.5
         ("cusum", [-9, 1], [0.0, 0.5]),
     ],
 )
 def test_statistics_by_hand(name: str, odds: list[float], expected: list[float]) -> None:
-    rows = trace("t", "star1", odds)
-    assert list(STATISTICS[name]([rows])(rows)) == pytest.approx(expected)
-
-
-def test_cusum_adds_up_ratios_wherever_the_judge_has_its_operating_point() -> None:
-    def found(shift: float) -> float:
-        draw = np.random.default_rng(3)
-        calm = [trace(f"s{at}", "star1", list(draw.normal(-2, 1, 12) + shift)) for at in range(200)]
-        bad = [
-            trace(f"u{at}", "khalaf_r1", list(draw.normal([-2] * 6 + [1] * 6) + shift), turn=6)
-            for at in range(200)
-        ]
-        return figures([*calm, *bad], "cusum at 1 %: khalaf_r1")["found in 128 tokens"]
-
-    assert min(found(0.0), found(-3.0)) > 80.0
+    assert list(STATISTICS[name](trace("t", "star1", odds))) == pytest.approx(expected)
 
 
 def test_pairs_are_not_natural() -> None:
