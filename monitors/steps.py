@@ -2,12 +2,13 @@
 
 Theory. A step closes (1) at a sentence end: a terminator, at most eight closing marks, then
 whitespace; or right behind a terminator of a script that writes no spaces; (2) at a line end; (3)
-at `MAX_BYTES`; (4) behind `RUN_BYTES` of ASCII without whitespace, which is no prose but may be
-prose in a code. (1) waits until the step has `MIN_BYTES` of text, so that "1." and "Dr." are no
-steps, and (2) until it has `LINE_BYTES`: lines may be wrapped anywhere, and a few words of a
-sentence say nothing by themselves. Sizes count UTF-8 bytes, which is roughly fair to scripts that
-say more in fewer characters. Whitespace between two steps belongs to the later one, so a step never
-ends in whitespace that was followed by text.
+at `MAX_BYTES`; (4) behind `RUN_BYTES` of ASCII without whitespace, which may be prose in a code,
+and else is text of machines (URLs, minified JSON, images), of which it makes more steps. (1) waits
+until the step has `MIN_BYTES` of text, so that "1." and "Dr." are no steps, and (2) until it has
+`LINE_BYTES`: lines may be wrapped anywhere, and a few words of a sentence say nothing by
+themselves. Sizes count UTF-8 bytes, which is roughly fair to scripts that say more in fewer
+characters. Whitespace between two steps belongs to the later one, so a step never ends in
+whitespace that was followed by text.
 
 Boundaries depend on the text alone, never on chunking or time: every rule looks at a bounded window
 behind it and at most `_LOOKAHEAD` characters ahead, and waits for those. The concatenated steps are
@@ -36,6 +37,7 @@ _LOOKAHEAD = 16
 _CLOSERS = r"""["'’”»)\]}*_`]"""
 _BOUNDARY = re.compile(rf"[.!?…]{_CLOSERS}{{0,8}}(?=\s)|[。！？｡।۔؟]|(?P<line>[^\n](?=\n))")
 _RUN = re.compile(rf"[!-~]{{{RUN_BYTES}}}")
+_LATER_RUN = re.compile(rf"(?<![!-~])[!-~]{{{RUN_BYTES}}}")  # tried once a run: linear
 _BEHIND = 10  # longer than any match of _BOUNDARY
 _GRAPHEME = regex.compile(r"\X")
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
@@ -73,7 +75,8 @@ class Segmenter:
         steps: list[str] = []
         while start < len(text):
             limit = _limit(text, start)
-            end = _earlier(_natural_end(text, start, scan, limit), _run_end(text, start, limit))
+            run = _run_end(text, start, scan, limit)
+            end = _earlier(_natural_end(text, start, scan, limit), run)
             if end is None:
                 if limit is None or (len(text) < limit + _LOOKAHEAD and not final):
                     break
@@ -109,9 +112,16 @@ def _natural_end(text: str, start: int, scan: int, limit: int | None) -> int | N
     return None
 
 
-def _run_end(text: str, start: int, limit: int | None) -> int | None:
-    """The end of the step's first run of `RUN_BYTES` without whitespace, up to the limit."""
-    run = _RUN.search(text, start, len(text) if limit is None else limit)
+def _run_end(text: str, start: int, scan: int, limit: int | None) -> int | None:
+    """The end of the step's first run of `RUN_BYTES` without whitespace, up to the limit.
+
+    One that ended before `scan` would have closed the step.
+    """
+    stop = len(text) if limit is None else limit
+    if stop - start < RUN_BYTES:
+        return None
+    since = max(start + 1, scan - RUN_BYTES)
+    run = _RUN.match(text, start, stop) or _LATER_RUN.search(text, since, stop)
     return None if run is None else run.end()
 
 

@@ -117,7 +117,8 @@ _REST: tuple[tuple[str, str, str], ...] = (
         "Manuals, licences, source code, letters, stories (documents.jsonl, our own writing; those"
         " of dev never trained on), 900 to 3,500 characters, which no other table counts: by"
         " themselves, as a request and as an answer, and with a request of the corpus between their"
-        " lines, harmful or harmless.",
+        " lines, harmful or harmless. Those requests come from different sources, so the control"
+        " tells some of them apart; rows that share a document count as independent.",
     ),
     (
         "first tier",

@@ -604,6 +604,15 @@ def conforms(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> bool:
     return isinstance(value, kinds.get(node["type"], ()))
 
 
+@pytest.mark.parametrize("name", ["default", "advice-tolerant"])
+def test_one_step_corrects_but_refuses_a_reply_for_child_safety_alone(name: str) -> None:
+    policy = load_policy(POLICIES / f"{name}.yaml")
+    most = policy.evidence.clip - policy.evidence.drift
+    assert policy.threshold(None, Stage.REASONING) < most
+    one_is_enough = {s for s in Scenario if policy.threshold(s, Stage.ANSWER) <= most}
+    assert one_is_enough == {Scenario.CHILD_SAFETY}
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_schema_accepts_shipped_policies(name: str) -> None:
     schema = policy_schema()
@@ -642,8 +651,9 @@ def test_explain_names_rows_and_lines() -> None:
     lines = DEFAULT_TEXT.splitlines()
     row = lines.index("  self_harm:")
     line = next(at for at in range(row, len(lines)) if "threshold: " in lines[at]) + 1
-    given = lines[line - 1].split()[-1]
-    assert f"{given} nats  [scenarios.self_harm.threshold, line {line}]" in own.stdout
+    given = lines[line - 1].partition("reasoning: ")[2].partition(",")[0]
+    where = f"scenarios.self_harm.threshold.reasoning, line {line}"
+    assert f"{given} nats  [{where}]" in own.stdout
     assert safety_thought(Scenario.SELF_HARM, "en") in own.stdout
     fallen = run("explain", str(path), "--scenario", "fraud", "--stage", "input")
     assert "flag  [scenarios.default.input, line " in fallen.stdout
