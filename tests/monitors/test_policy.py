@@ -594,7 +594,7 @@ def conforms(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> bool:
         )
     if "enum" in node or "const" in node:
         return value in node.get("enum", [node.get("const")])
-    kinds = {
+    kinds: dict[str, tuple[type, ...]] = {
         "null": (type(None),),
         "string": (str,),
         "boolean": (bool,),
