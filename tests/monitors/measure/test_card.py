@@ -162,7 +162,7 @@ def test_the_encoder_alone_stands_beside_the_mix() -> None:
     assert "| encoder alone, 128 tokens | 7.3 / 9.8 ms |" in card
     assert "| as they come, 64 tokens | 0.7 / 14.3 ms |" in card
     assert "The README's figures (Cost; `make\nbench QUICK=1`" in card
-    assert "hold lag p50 25.1 ms, p99 30.8 ms" in card
+    assert "hold lag p50 23.1 ms, p99 28.2 ms" in card
     old = render_card([scores("release", cost={"step, ms": {"64": [0.7, 14.3]}})])
     assert "| encoder alone, 64 tokens | not recorded by this build: measure again |" in old
 
