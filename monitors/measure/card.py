@@ -156,10 +156,10 @@ of 686 benign traces 0.04 % of the characters wait for more than their own step,
 _SAFE_CONTRAST = 15.0  # percent of contrast rows that may alarm
 
 
-def render_card(scores: Sequence[Scores], levers: Scores | None = None) -> str:
+def render_card(scores: Sequence[Scores], levers: Sequence[Scores] = ()) -> str:
     """The card of these builds; those with a source left out stand beside their build.
 
-    `levers`: what `mlrm-guard judge levers` wrote.
+    `levers`: what runs of `mlrm-guard judge levers` wrote, the newest first.
     """
     whole = [s for s in scores if s["left out"] is None]
     builds = {str(s["build"]): s for s in sorted(whole, key=itemgetter("build"))}
@@ -170,11 +170,11 @@ def render_card(scores: Sequence[Scores], levers: Scores | None = None) -> str:
         _opening(builds),
         "## Controls that style cannot pass\n\n### Every headline beside the control\n",
         _headlines(builds),
-        _left_out(builds, left_out, with_levers=levers is not None),
+        _left_out(builds, left_out, with_levers=bool(levers)),
         *(_section(builds, *section) for section in _SECTIONS),
         _STREAM + "\n" + _table(builds, "stream"),
         *(_section(builds, *section) for section in _REST),
-        "" if levers is None else _levers(levers, builds),
+        *(_levers(found, builds, newest=found is levers[0]) for found in levers),
         _costs(builds),
         _limits(builds),
         _data(builds),
@@ -391,7 +391,7 @@ MOVED: tuple[tuple[str, str, str, str], ...] = (
 """What is told of levers: how it is called, and its table, row and figure."""
 
 
-def _levers(found: Scores, builds: Mapping[str, Scores]) -> str:
+def _levers(found: Scores, builds: Mapping[str, Scores], *, newest: bool) -> str:
     """A row per lever: its figure, and how far it is from the reference's, resample by resample."""
     plans = [scores["about"].get("plan") for scores in builds.values()]
     older = any(plan is not None and plan != found["plan"] for plan in plans)
@@ -403,7 +403,8 @@ def _levers(found: Scores, builds: Mapping[str, Scores]) -> str:
             cells.append("–" if row is None else f"{row['judge'][0]:g}{_moved(row['lead'])}")
         lines.append([f"**{name}**: {lever['says']}", *cells])
     return (
-        "## What moves what\n\nThe encoder alone, without first tier and mix, with"
+        ("## What moves what" if newest else "### An earlier run")
+        + "\n\nThe encoder alone, without first tier and mix, with"
         f" {found['bags']} bags in its second phase ({found['plan']['thinking']['research']} in the"
         f" research build), measured on the fold of groups that it did not see, {found['fold']}. It"
         " learns from all rows; where the name begins with `release`, from those that may be"

@@ -79,12 +79,14 @@ def run(order: Order, say: Callable[[str], None]) -> None:
 
 
 def write_card(files: Sequence[Path], out: Path) -> None:
-    """The card of these score files, and of the levers (levers.json) beside the first of them."""
+    """The card of these score files, and of the levers beside the first of them: levers.json, and
+    those of earlier runs, levers-NAME.json.
+    """
     if not files:
         raise UserError("no score files: make them with `mlrm-guard judge measure`")
-    levers = files[0].with_name(LEVERS)
-    found = _read(levers) if levers.exists() else None
-    out.write_text(render_card([_read(file) for file in files], found), "utf-8")
+    own, *earlier = files[0].with_name(LEVERS), *sorted(files[0].parent.glob("levers-*.json"))
+    levers = [_read(file) for file in (own, *earlier) if file.exists()]
+    out.write_text(render_card([_read(file) for file in files], levers), "utf-8")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -145,14 +145,16 @@ def test_levers_stand_beside_their_reference() -> None:
             "longer": lever("twice", 91, [1, -2, 4]),
         },
     }
-    card = render_card([scores("release")], levers)
+    card = render_card([scores("release")], [levers])
     assert "| **reference**: everything | 90 | – |" in card
     assert "| **no pairs**: without pairs | 80 [**-10 (-15 to -5)**] | – |" in card
     assert "| **longer**: twice | 91 [+1 (-2 to +4)] | – |" in card
     assert "## What moves what" not in render_card([scores("release")])
     assert "by another plan" not in card
+    both = render_card([scores("release")], [levers, levers])
+    assert both.count("## What moves what") == both.count("### An earlier run") == 1
     later = scores("release", about={"plan": {"thinking": {"research": 14}}})
-    assert "trained later, by another plan" in render_card([later], levers)
+    assert "trained later, by another plan" in render_card([later], [levers])
 
 
 def test_the_encoder_alone_stands_beside_the_mix() -> None:
