@@ -174,7 +174,7 @@ def render_card(scores: Sequence[Scores], levers: Sequence[Scores] = ()) -> str:
         *(_section(builds, *section) for section in _SECTIONS),
         _STREAM + "\n" + _table(builds, "stream"),
         *(_section(builds, *section) for section in _REST),
-        *(_levers(found, builds, newest=found is levers[0]) for found in levers),
+        *(_levers(found, builds, newest=not at) for at, found in enumerate(levers)),
         _costs(builds),
         _limits(builds),
         _data(builds),
