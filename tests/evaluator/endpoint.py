@@ -147,14 +147,13 @@ class Endpoint:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
 
-        writers: set[asyncio.StreamWriter] = set()
+        writers: set[asyncio.StreamWriter] = set()  # done ones, too: they may still have to flush
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writers.add(writer)
             task = asyncio.get_running_loop().create_task(self._connection(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            task.add_done_callback(lambda _: writers.discard(writer))
 
         server = await asyncio.start_server(
             connected, "127.0.0.1", self.port, limit=1 << 24, backlog=1024
@@ -162,6 +161,9 @@ class Endpoint:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
+        # asyncio leaves open what it is about to accept when a server closes: let it finish first.
+        self._loop.remove_reader(server.sockets[0].fileno())
+        await asyncio.sleep(0.02)
         server.close()
         for _ in range(3):  # also those that were just accepted; then their sockets are let go
             for writer in tuple(writers):
