@@ -76,7 +76,7 @@ class Segmenter:
         while start < len(text):
             limit = _limit(text, start)
             run = _run_end(text, start, scan, limit)
-            end = _earlier(_natural_end(text, start, scan, limit), run)
+            end = _natural_end(text, start, scan, limit if run is None else run) or run
             if end is None:
                 if limit is None or (len(text) < limit + _LOOKAHEAD and not final):
                     break
@@ -123,10 +123,6 @@ def _run_end(text: str, start: int, scan: int, limit: int | None) -> int | None:
     since = max(start + 1, scan - RUN_BYTES)
     run = _RUN.match(text, start, stop) or _LATER_RUN.search(text, since, stop)
     return None if run is None else run.end()
-
-
-def _earlier(one: int | None, other: int | None) -> int | None:
-    return other if one is None else one if other is None else min(one, other)
 
 
 def _forced_end(text: str, start: int, limit: int) -> int:

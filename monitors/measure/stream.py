@@ -28,7 +28,7 @@ HARD = ("khalaf_r1", "star1", "matsuo_safecot", "matsuo_pairs")
 
 _OTHER = ("safekey", "pairs")  # of unsafe thinking
 
-_EVIDENCE = EvidenceParameters(drift=0.5, clip=4.0)
+EVIDENCE = EvidenceParameters(drift=0.5, clip=4.0)
 """As the shipped default policy has it."""
 
 _NEVER = -np.inf
@@ -184,7 +184,7 @@ def _of_three(trace: Trace) -> Vector:
 
 
 def _cusum(trace: Trace) -> Vector:
-    clip, drift = _EVIDENCE.clip, _EVIDENCE.drift
+    clip, drift = EVIDENCE.clip, EVIDENCE.drift
     level, levels = 0.0, []
     for value in _known(trace):
         if np.isposinf(value):

@@ -147,13 +147,14 @@ class Endpoint:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
 
-        writers: set[asyncio.StreamWriter] = set()  # done ones, too: they may still have to flush
+        writers: set[asyncio.StreamWriter] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writers.add(writer)
             task = asyncio.get_running_loop().create_task(self._connection(reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            task.add_done_callback(lambda _: writers.discard(writer))
 
         server = await asyncio.start_server(
             connected, "127.0.0.1", self.port, limit=1 << 24, backlog=1024

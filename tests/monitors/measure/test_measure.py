@@ -115,7 +115,7 @@ def test_unknown_is_counted(data: Path) -> None:
     blind = WordJudge(lambda p: None if "number 0?" in p.text else by_word(p))
     scores = scored(order(data), blind, None, load(data, "dev", "research"))
     assert scores["unknown"]["input, safe"] == 1
-    assert scores["reasons"].keys() == {"no reason given"}  # documents hold such rows, too
+    assert scores["reasons"] == {"no reason given": 16}  # 15 documents with that request in them
 
 
 def test_score_files_repeat_and_make_the_card(data: Path, tmp_path: Path) -> None:

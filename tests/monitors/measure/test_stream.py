@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from monitors.measure.stream import STATISTICS, Cell, stream_table
+from monitors.measure.stream import EVIDENCE, STATISTICS, Cell, stream_table
 from monitors.measure.traces import Trace
+from monitors.policy_file import load_policy
 
 NAN = float("nan")
 
@@ -82,6 +85,11 @@ def test_unknown_counts_against_the_judge() -> None:
 )
 def test_statistics_by_hand(name: str, odds: list[float], expected: list[float]) -> None:
     assert list(STATISTICS[name](trace("t", "star1", odds))) == pytest.approx(expected)
+
+
+def test_cusum_is_the_shipped_default_policys() -> None:
+    root = Path(__file__).parents[3]
+    assert load_policy(root / "deploy" / "policies" / "default.yaml").evidence == EVIDENCE
 
 
 def test_pairs_are_not_natural() -> None:
