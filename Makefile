@@ -10,7 +10,7 @@ MINUTES ?= 10
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo setup-vllm demo-vllm audit-vllm test test-vllm setup-train test-train test-clients faults fuzz prove-stats lint bench bench-audit bench-images soak clean
+.PHONY: help setup demo setup-vllm demo-vllm audit-vllm test test-vllm setup-train test-train test-clients faults fuzz prove-stats lint bench bench-audit bench-images bench-texts soak clean
 
 help:  ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-audit: setup  ## Samples a second of `audit run` beside a bare loop and In
 bench-images: setup  ## What is read in 300 and more attack images, and what of them is caught; QUICK=1: 40 (goes on where it was cut off)
 	$(BIN)/python -m tests.bench.images --per-variant $(if $(QUICK),1,8)
 	$(BIN)/python -m tests.bench.images_gateway --per-layout $(if $(QUICK),2,8)
+
+bench-texts: setup  ## What the judge makes of ordinary long texts of this machine, and of thinking in code
+	$(BIN)/python -m tests.bench.texts
 
 soak: setup  ## 50 streams with interventions for MINUTES=10; fails when memory, tasks or sockets grow
 	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)

@@ -63,6 +63,9 @@ def calibrate(
     thresholds_only: Annotated[
         bool, typer.Option(help="Keep curves, drift and clip; all data set the thresholds.")
     ] = False,
+    measure_only: Annotated[
+        bool, typer.Option(help="Fit and write nothing: what the policy does as it stands.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the plot there, too (SVG).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
 ) -> None:
@@ -109,7 +112,9 @@ def calibrate(
             "--data": [*data, *(more_data or ())],
         }
     )
-    for written in (path, *([] if plot is None else [plot])):
+    if measure_only and (out or plot):
+        raise UserError("--measure-only writes nothing: leave out --out and --plot")
+    for written in () if measure_only else (path, *([] if plot is None else [plot])):
         require_writable(written)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     text = without_rate(_text_of(policy))
@@ -136,6 +141,12 @@ def calibrate(
         judged = judge_all(loaded, panels, found.generations, known, _progress)
         known.require_answers()
         appeal = Appeals(loaded, panels, known)
+        if measure_only:
+            statistic = evidence_of(loaded, appeal)
+            outcomes = [outcome(Run(one, statistic(one)), 1.0) for one in judged]
+            known.require_answers()
+            report.tell_as_it_stands(console, outcomes, target)
+            return
         fitted = fit(
             loaded, judged, target, search=not thresholds_only, seed=seed, appeal=appeal, say=_say
         )
@@ -147,19 +158,20 @@ def calibrate(
         statistic = evidence_of(calibrated, appeal)
         runs = [Run(run.judged, statistic(run.judged)) for run in side.runs]
         known.require_answers()  # the stronger judge at caps, too
+    found_of = [outcome(run, 1.0) for run in runs]
     proof = Proof(
         target,
         {stage: panel.name for stage, panel in panels.items()},
         shown(runs, 1.0, target),
         shown(runs, 1.0, target, hard=True),
         sorted({run.judged.generation.source for run in runs if run.judged.generation.hard}),
+        report.worst_source(found_of, target),
         found.files,
         datetime.now(UTC).date().isoformat(),
         _command(sys.argv[1:]),
     )
     text = with_proof(text, str(path), calibrated, proof)
     least = LEAST if _lowest(calibrated) <= LEAST else None
-    found_of = [outcome(run, 1.0) for run in runs]
     report.tell(console, fitted, found_of, proof.bounds, target, least=least)
     save(text, path)
     if plot is not None:

@@ -270,6 +270,8 @@ class Calibration:
     bound: Bound
     hard: Bound | None
     hard_sources: tuple[str, ...]
+    worst: tuple[str, Bound] | None
+    """The source with the highest share of false alarms, and that share."""
     date: str
     line: int
     """Where the file says so."""
@@ -581,6 +583,9 @@ def _calibrated(policy: Policy, scenario: Key, stage: Stage) -> list[tuple[str, 
     if found.hard is not None:
         sources = ", ".join(found.hard_sources)
         rows.append(("on the hard kind", f"{_shown(found.hard, found)} ({sources})"))
+    if found.worst is not None:
+        source, bound = found.worst
+        rows.append(("worst source", f"{source}: {_shown(bound, found)}"))
     rows.append(("calibrated", of))
     if found.bound.stages is not None and stage.value not in found.bound.stages:
         rows.append(("but", f"of `{stage}` the data showed too little: its threshold is unproved"))

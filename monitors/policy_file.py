@@ -602,6 +602,7 @@ def _calibration(model: PolicyDocument, document: Document) -> Calibration | Non
         bound=found.bound,
         hard=found.hard.bound if found.hard is not None else None,
         hard_sources=tuple(found.hard.sources) if found.hard is not None else (),
+        worst=(found.worst.source, found.worst.bound) if found.worst is not None else None,
         date=found.date,
         line=document.line(("calibrated",)),
     )

@@ -594,6 +594,13 @@ class HardBound(_Section):
     bound: Bound = Field(description="What was shown.")
 
 
+class WorstSource(_Section):
+    """The source with the highest share of false alarms, at the thresholds of this file."""
+
+    source: Name = Field(description="Which it is.")
+    bound: Bound = Field(description="What was seen of it, and what its share may be.")
+
+
 class Calibrated(_Section):
     """What `mlrm-guard calibrate` found. It writes this; do not edit it."""
 
@@ -603,6 +610,7 @@ class Calibrated(_Section):
     settings: Digest = Field(description="Digest of the values that it holds for.")
     bound: Bound = Field(description="What was shown of false alarms per generation.")
     hard: HardBound | _Absent = Field(default=None, description="The same, on the hard kind.")
+    worst: WorstSource | _Absent = Field(default=None, description="Where it holds least.")
     curves: StageCurves = Field(
         default=StageCurves(), description="How the judges' probabilities are corrected."
     )

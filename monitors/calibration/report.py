@@ -67,14 +67,23 @@ def tell(
         for line in totals(outcomes):
             console.print(f"  {line}")
     console.print(source_table(outcomes, target))
-    worst = worst_source(outcomes)
-    console.print(f"worst source: {worst}" if worst else "no source has a false alarm")
+    console.print(_worst(outcomes, target))
     console.print(length_table(outcomes, target))
     if fitted.rivals:
         console.print("\n[bold]Other statistics[/], at the same bounded false-alarm rate:")
         console.print(rival_table(outcomes, fitted.rivals))
         console.print(verdict_on_rivals(outcomes, fitted.rivals))
     console.print(f"\n{text_plot(curve(fitted), target.rate)}", soft_wrap=True)
+
+
+def tell_as_it_stands(console: Console, outcomes: Sequence[Outcome], target: Target) -> None:
+    """What a policy does with data that fitted nothing: false alarms and detection."""
+    console.print("\n[bold]The policy as it stands[/]; nothing is fitted, nothing written:")
+    for line in totals(outcomes):
+        console.print(f"  {line}")
+    console.print(source_table(outcomes, target))
+    console.print(_worst(outcomes, target))
+    console.print(length_table(outcomes, target))
 
 
 def unproved(outcomes: Sequence[Outcome], target: Target) -> Iterator[str]:
@@ -134,7 +143,16 @@ def length_table(outcomes: Sequence[Outcome], target: Target) -> Table:
     return _table("length", [(name, own) for name, own in found.items() if own], target)
 
 
-def worst_source(outcomes: Sequence[Outcome]) -> str | None:
+def _worst(outcomes: Sequence[Outcome], target: Target) -> str:
+    worst = worst_source(outcomes, target)
+    if worst is None:
+        return "no source has a false alarm"
+    source, bound = worst
+    shown = f"{bound.alarms} false alarms in {bound.generations} groups"
+    return f"worst source: {source}: {shown} ({_percent(bound.alarms, bound.generations)})"
+
+
+def worst_source(outcomes: Sequence[Outcome], target: Target) -> tuple[str, Bound] | None:
     """The source with the highest share of false alarms; None where there are none."""
     found: dict[str, list[Outcome]] = defaultdict(list)
     for one in outcomes:
@@ -143,7 +161,7 @@ def worst_source(outcomes: Sequence[Outcome]) -> str | None:
     if worst is None or not _rate(worst[1]):
         return None
     alarms, groups = _alarms(worst[1])
-    return f"{worst[0]}: {alarms} false alarms in {groups} groups ({_percent(alarms, groups)})"
+    return worst[0], Bound(groups, alarms, round(upper(alarms, groups, target.confidence), 6), None)
 
 
 def rival_table(own: Sequence[Outcome], rivals: dict[str, list[Outcome]]) -> Table:

@@ -40,6 +40,7 @@ class Proof:
     bound: Bound | None
     hard: Bound | None
     hard_sources: Sequence[str]
+    worst: tuple[str, Bound] | None
     files: Sequence[File]
     date: str
     command: str
@@ -171,6 +172,9 @@ def _block(policy: Policy, proof: Proof) -> CommentedMap:
     )
     if proof.hard is not None:
         block["hard"] = CommentedMap(sources=list(proof.hard_sources), bound=_bound(proof.hard))
+    if proof.worst is not None:
+        source, bound = proof.worst
+        block["worst"] = CommentedMap(source=source, bound=_bound(bound))
     curves = CommentedMap()
     for (key, stage), curve in policy.curves.items():
         own = curves.setdefault(stage.value, CommentedMap())

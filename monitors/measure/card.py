@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -118,7 +117,14 @@ _REST: tuple[tuple[str, str, str], ...] = (
         " of dev never trained on), 900 to 3,500 characters, which no other table counts: by"
         " themselves, as a request and as an answer, and with a request of the corpus between their"
         " lines, harmful or harmless. Those requests come from different sources, so the control"
-        " tells some of them apart; rows that share a document count as independent.",
+        " tells some of them apart.",
+    ),
+    (
+        "everyday",
+        "## Everyday requests and answers",
+        "Our own writing (everyday.jsonl, pairs.jsonl; those of dev never trained on), which no"
+        " other table counts: harmful requests beside harmless ones in nearly the same words,"
+        " answers in one voice, and plain requests, most of them to write something.",
     ),
     (
         "first tier",
@@ -136,10 +142,18 @@ _HEADLINES: tuple[tuple[str, str, str], ...] = (
     ("stream", "cusum at 1 %: khalaf_r1", "found in 128 tokens"),
     ("stream", "cusum at 1 %: all natural", "found in 128 tokens"),
     ("matsuo_pairs", "matsuo_pairs", f"pairs in order, {_TOP}"),
+    ("matsuo_pairs", "matsuo_pairs", f"AUROC, {_TOP}"),
     ("pairs", "pairs", f"pairs in order, {_TOP}"),
     ("pairs", "pairs", f"AUROC, {_TOP}"),
     ("re-voiced", "re-voiced steps", "AUROC"),
     ("swapped", "either, by lot", "AUROC of the step's label"),
+    (
+        "swapped",
+        "unsafe steps under harmless, safe under harmful",
+        "AUROC of the step's label",
+    ),
+    ("read", "safekey, steps", "AUROC"),
+    ("read as safe", "safekey, read unsafe / safe", f"AUROC, {_TOP}"),
     ("stages", "input", "AUROC"),
     ("stages", "reasoning", "AUROC"),
     ("stages", "answer", "AUROC"),
@@ -393,8 +407,6 @@ MOVED: tuple[tuple[str, str, str, str], ...] = (
 
 def _levers(found: Scores, builds: Mapping[str, Scores], *, newest: bool) -> str:
     """A row per lever: its figure, and how far it is from the reference's, resample by resample."""
-    plans = [scores["about"].get("plan") for scores in builds.values()]
-    older = any(plan is not None and plan != found["plan"] for plan in plans)
     lines = [["lever", *(head for head, *_ in MOVED)], ["---"] * (1 + len(MOVED))]
     for name, lever in found["levers"].items():
         cells = []
@@ -412,9 +424,24 @@ def _levers(found: Scores, builds: Mapping[str, Scores], *, newest: bool) -> str
         " `release`: its own; of re-voicing: the short first phase), with a 95 % interval;"
         " **bold**: the interval leaves out 0. One fold and one seed: differences of a few points"
         " are noise."
-        + (" The builds of this card were trained later, by another plan." if older else "")
+        + "".join(dict.fromkeys(_since(found, scores) for scores in builds.values()))
         + "\n\n"
         + _grid(lines)
+    )
+
+
+def _since(levers: Scores, scores: Scores) -> str:
+    """How a build was trained otherwise than these levers."""
+    plan, before = scores["about"].get("plan"), levers["plan"]
+    if plan is None or plan == before:
+        return ""
+    new = sorted(scores["data"].keys() - levers.get("data", {}).keys())
+    parts = [f"learned since: {', '.join(new)}"] if new else []
+    if "base" in plan and "base" in before:
+        parts.append(f"first phase: {plan['base']} bags, there {before['base']}")
+    says = "; ".join(parts)
+    return " The builds of this card were trained later, by another plan" + (
+        f" ({says})." if says else "."
     )
 
 
@@ -538,6 +565,7 @@ def _natural_unsafe(scores: Scores) -> int:
         for name, row in scores["trained on"].items()
         if name.endswith(", reasoning")
         and "+revoiced" not in name
+        and not name.startswith("grid,")
         and not str(row[0]).endswith("(written for mlrm-guard)")
     )
 
@@ -594,10 +622,7 @@ def _facts(scores: Scores) -> Cells:
 
 
 def _licence_cells(scores: Scores) -> Cells:
-    counts: Counter[str] = Counter()
-    for licence, unsafe, safe in scores["trained on"].values():
-        counts[licence] += unsafe + safe
-    return {licence: str(count) for licence, count in sorted(counts.items())}
+    return {licence: str(count) for licence, count in scores["licences"].items()}
 
 
 def _row_cells(scores: Scores) -> Cells:

@@ -28,7 +28,7 @@ from monitors.measure.stream import stream_table
 from monitors.measure.traces import Trace, of_generation
 from monitors.taxonomy import Stage
 from monitors.training import network
-from monitors.training.corpus import MUSINGS, Build, Corpus, Example, digest, musings
+from monitors.training.corpus import Build, Corpus, Example, digest, musings
 from monitors.training.curriculum import draws
 from monitors.training.fit import fold_of
 from monitors.training.train import Kept, Plan, Report, is_held, measured, progress, read
@@ -37,7 +37,7 @@ FOLD = 0
 """The fold that is held out."""
 
 _WHERE = f"fold {FOLD} (train)"
-_VERSION = f"{zlib.crc32(Path(__file__).read_bytes() + MUSINGS.read_bytes()):08x}"
+_VERSION = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"
 """Of what is kept of a lever."""
 _UNREAD = ("matsuo_judge", "p07_math", "phybench", "huatuo_o1", "barrel", "gsm8k")
 _READ = ("khalaf_r1:read", "safekey:read", "matsuo_pairs:read")
@@ -116,6 +116,12 @@ LEVERS: Mapping[str, Lever] = {
     ),
     "release: no grid": Lever(
         "without steps made from requests", "release", _RELEASE, kept=_without("grid")
+    ),
+    "release: no everyday requests": Lever(
+        "without everyday.jsonl and the requests of our thinking",
+        "release",
+        _RELEASE,
+        kept=_without("everyday"),
     ),
     "release: musings too": Lever("with musings.jsonl", "release", _RELEASE, more=musings),
     _SHORT: Lever("as many bags in the first phase as here", "release", _RELEASE, start="own"),

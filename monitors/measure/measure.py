@@ -22,11 +22,20 @@ from monitors.measure.stream import Cell, stream_table
 from monitors.measure.traces import Trace, of_generation, out_of_fold
 from monitors.progress import Steps
 from monitors.trace import read_rows
-from monitors.training.corpus import IN_LANGUAGES, Corpus, Example, Generation, digest, load
+from monitors.training.corpus import (
+    IN_EVERYDAY,
+    IN_LANGUAGES,
+    Corpus,
+    Example,
+    Generation,
+    counts,
+    digest,
+    load,
+)
 from monitors.training.documents import documents
 from monitors.training.voice import voice_only
 
-FORMAT = 1
+FORMAT = 2
 """Of score files."""
 
 LEVERS = "levers.json"
@@ -101,9 +110,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> dict[str, Any]:
     """Everything but cost, as the score file has it."""
-    pasted = list(documents(dev.examples, "dev", order.seed))
+    of_corpus = [e for e in dev.examples if e.source != IN_EVERYDAY]
+    pasted = list(documents(of_corpus, "dev", order.seed))
     thinned = list(_thinned(dev.generations))
-    measured = _Measured(dev, thinned, tables.swapped(dev.examples), pasted)
+    measured = _Measured(dev, thinned, tables.swapped(of_corpus), pasted)
     passages = list(dict.fromkeys(measured.passages()))
     with Steps("scoring the dev split", len(passages) * (1 if control is None else 2)) as steps:
         scorer = Scorer(judge, scored=steps.step)
@@ -123,6 +133,7 @@ def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> di
         control_folds = _folds(order.control_oof, control, read)
         beside = list(_cells(masked, measured, control_folds, order.seed))
     about = dict(getattr(judge, "about", {}))
+    trained_on, licences = _trained_on(order.data, judge)
     return {
         "format": FORMAT,
         "judge": judge.name,
@@ -137,7 +148,8 @@ def scored(order: Order, judge: Judge, control: Judge | None, dev: Corpus) -> di
         "thinned": _THINNED,
         "group folds": _scale(order.oof, judge),
         "about": about,
-        "trained on": _trained_on(order.data, judge),
+        "trained on": trained_on,
+        "licences": licences,
         "sources": sorted({e.source for e in dev.examples} | {g.source for g in dev.generations}),
         "unknown": tables.unknown_table(dev.examples, scorer.all(e.passage for e in dev.examples)),
         "reasons": dict(sorted(scorer.reasons.items())),
@@ -202,9 +214,7 @@ def _cells(
     scorer: Scorer, measured: _Measured, of_folds: Sequence[Trace], seed: int
 ) -> Iterator[Placed]:
     for name, table in _OF_EXAMPLES.items():
-        examples = [
-            e for e in measured.dev.examples if name == "languages" or e.source != IN_LANGUAGES
-        ]
+        examples = [e for e in measured.dev.examples if e.source == name or e.source not in _APART]
         odds = scorer.all(e.passage for e in examples)
         yield from ((name, _DEV, cell) for cell in table(examples, odds, seed))
     odds = scorer.all(e.passage for e in measured.documents)
@@ -221,12 +231,16 @@ def _cells(
             yield from ((name, where, cell) for cell in of_traces(traces, seed))
 
 
+_APART = (IN_LANGUAGES, IN_EVERYDAY)
+"""Our own rows, each in a table of its name and in no other."""
+
 _OF_EXAMPLES: dict[str, Callable[[Sequence[Example], Vector, int], Iterator[Cell]]] = {
     "stages": tables.stage_table,
     "scenarios": tables.scenario_table,
     "sources": tables.source_table,
     "contrast": tables.contrast_table,
     "languages": tables.language_table,
+    "everyday": tables.everyday_table,
     "re-voiced": tables.revoiced_table,
 }
 
@@ -263,19 +277,17 @@ def joined(judge: Iterable[Placed], control: Iterable[Placed]) -> dict[str, list
     return found
 
 
-def _trained_on(folder: Path, judge: Judge) -> dict[str, list[Any]]:
-    """By source and stage: licence, unsafe rows, safe rows; as the judge says, or its build has."""
+def _trained_on(folder: Path, judge: Judge) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """By source and stage: licence, unsafe rows, safe rows; and rows by licence; as the judge says,
+    or its build has.
+    """
     about = getattr(judge, "about", {})
-    if "rows" in about:
-        return dict(about["rows"])
+    if "rows" in about and "licences" in about:
+        return dict(about["rows"]), dict(about["licences"])
     build = about.get("build")
     if build not in ("release", "research"):
-        return {}
-    counts: dict[str, list[Any]] = {}
-    for e in load(folder, "train", build).examples:
-        row = counts.setdefault(f"{e.source}, {e.passage.stage}", [e.licence, 0, 0])
-        row[1 if e.unsafe else 2] += 1
-    return dict(sorted(counts.items()))
+        return {}, {}
+    return counts(load(folder, "train", build).examples)
 
 
 def _command(order: Order) -> str:

@@ -16,7 +16,7 @@ from monitors.measure.scoring import Scorer
 from monitors.measure.stream import Cell
 from monitors.measure.traces import Trace
 from monitors.taxonomy import Stage
-from monitors.training.corpus import Example
+from monitors.training.corpus import IN_EVERYDAY, Example
 
 _FEW = 5  # rows of a label, under which there is no figure that needs it
 _SWAPPED = 300  # steps of either label that are judged under other requests
@@ -100,19 +100,39 @@ def language_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iter
             yield from _cells(f"{lang}, {stage}", sample)
 
 
+def everyday_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iterator[Cell]:
+    """Everyday requests and answers: against those that share their words, and plain ones."""
+    kinds: dict[str, list[int]] = defaultdict(list)
+    for at, e in enumerate(examples):
+        if e.source == IN_EVERYDAY:
+            plain = not e.unsafe and not e.contrast
+            kinds["plain requests" if plain else f"{e.passage.stage}, in like words"].append(at)
+    for name, own in sorted(kinds.items()):
+        sample = _sample(examples, odds, own, seed)
+        if sample.rows[0]:
+            yield from _cells(name, sample)
+        else:
+            yield _false_alarms(name, sample)
+
+
 def document_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iterator[Cell]:
     """Long documents: harmless by themselves, and with a request of the corpus between their lines.
 
-    A harmful request in a document stands against harmless ones in documents.
+    A harmful request in a document stands against harmless ones in documents. All rows of a
+    document are one group; they follow its first one, as `documents` yields them.
     """
     kinds: dict[str, list[int]] = defaultdict(list)
+    document, groups = "", []
     for at, e in enumerate(examples):
         if e.group.startswith("doc-"):
+            document = e.group
             kinds[f"by themselves, {e.passage.stage}"].append(at)
         else:
             kinds["with a request in them"].append(at)
+        groups.append(document)
     for name, own in sorted(kinds.items()):
-        sample = _sample(examples, odds, own, seed)
+        unsafe = [examples[at].unsafe for at in own]
+        sample = Sample(odds[own], unsafe, [groups[at] for at in own], seed)
         if sample.rows[0]:
             yield from _cells(name, sample)
         else:
@@ -181,8 +201,10 @@ def benign_table(traces: Sequence[Trace], seed: int) -> Iterator[Cell]:
         flags = [np.isnan(trace.odds) | (trace.odds >= 0) for trace in own]
         groups = np.repeat([trace.group for trace in own], [len(found) for found in flags])
         whole = share([found.any() for found in flags], [t.group for t in own], seed)
-        yield Cell(source, f"{len(groups)}", "steps", share(np.concatenate(flags), groups, seed))
-        yield Cell(source, f"{len(own)}", "generations with any", whole)
+        yield Cell(
+            source, f"{len(groups)}", "steps at 0.5", share(np.concatenate(flags), groups, seed)
+        )
+        yield Cell(source, f"{len(own)}", "generations with any at 0.5", whole)
 
 
 def pair_table(source: str, traces: Sequence[Trace], seed: int) -> Iterator[Cell]:

@@ -34,7 +34,7 @@ FILES = {
     "traces_dev.jsonl.gz": "whole generations to measure on",
     "labels.jsonl": "onsets read in those generations",
 }
-"""What to bring; our own writing, paired thinking and other languages, comes with the package."""
+"""What to bring; our own writing, the JSON lines beside this module, comes with the package."""
 
 PAIRS = Path(__file__).parent / "pairs.jsonl"
 LANGUAGES = Path(__file__).parent / "languages.jsonl"
@@ -49,12 +49,23 @@ DOCUMENTS = Path(__file__).parent / "documents.jsonl"
 IN_DOCUMENTS = "documents"
 """The source of these rows."""
 
+EVERYDAY = Path(__file__).parent / "everyday.jsonl"
+"""Harmful requests in everyday words, each beside a harmless one in nearly the same words, some of
+them with answers in one voice: to the harmful one a harmful and a harmless one, to its twin what it
+asks for. And plain requests of every day."""
+
+IN_EVERYDAY = "everyday"
+"""The source of these, and of the requests of our own thinking. Only the second phase is shown
+them: the first sees no group whose thinking measures."""
+
 STATEMENTS = ("edos", "davidson", "hatecheck", "diasafety")
 """Sources whose requests ask for nothing: posts, and chit-chat."""
 
 MUSINGS = Path(__file__).parent / "musings.jsonl"
 """Long thinking in the rambling voice of distilled models, safe and unsafe behind one opening, and
 about a harmless request in like words. Only to learn from: other writers' thinking measures it."""
+
+_OWN_FILES = (PAIRS, LANGUAGES, DOCUMENTS, EVERYDAY, MUSINGS)
 
 OWN = "Apache-2.0 (written for mlrm-guard)"
 _DNA = (
@@ -149,6 +160,20 @@ class Corpus:
     """Rows left out, by licence."""
 
 
+def counts(examples: Iterable[Example]) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """By source and stage: licence (or that there are several), unsafe and safe rows; and rows by
+    licence.
+    """
+    by: dict[str, list[Any]] = {}
+    licences: dict[str, int] = defaultdict(int)
+    for e in examples:
+        row = by.setdefault(f"{e.source}, {e.passage.stage}", [e.licence, 0, 0])
+        row[0] = e.licence if row[0] == e.licence else "several licences"
+        row[1 if e.unsafe else 2] += 1
+        licences[e.licence] += 1
+    return dict(sorted(by.items())), dict(sorted(licences.items()))
+
+
 _MAX_UNSAFE_STEPS = 6  # behind the onset; later steps may well be harmless again
 _MIN_BEHIND_ONSET = 10  # characters, for a step that straddles the onset to be unsafe
 _SAMPLED_STEPS = 3  # of each long answer
@@ -182,6 +207,7 @@ def load(folder: Path, split: Split, build: Build) -> Corpus:
     for generation in corpus.generations[len(traces) :]:
         corpus.examples += _labelled_steps(generation)
     corpus.examples += _in_languages(split)
+    corpus.examples += _everyday(split)
     return corpus
 
 
@@ -195,7 +221,7 @@ def check(folder: Path) -> None:
 
 def digest(folder: Path) -> dict[str, str]:
     """The first 16 hex digits of each data file's SHA-256, so that a card can name its data."""
-    files = [*(folder / name for name in FILES), PAIRS, LANGUAGES, DOCUMENTS]
+    files = [*(folder / name for name in FILES), *_OWN_FILES]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
 
 
@@ -347,6 +373,46 @@ def musings() -> Iterator[Example]:
                         contrast=not unsafe,
                         stance="fulfilling" if unsafe or not harmful else None,
                     )
+
+
+_DEV_REQUESTS = 6  # one in so many everyday requests, all that belongs to it, is for measuring
+
+
+def _everyday(split: Split) -> Iterator[Example]:
+    """Requests and answers of everyday.jsonl, and the requests of our thinking that need no
+    picture: harmful ones, harmless ones beside them, about as alarming things, or plain.
+    """
+    for row in rows(EVERYDAY):
+        if (zlib.crc32(row["id"].encode()) % _DEV_REQUESTS == 0) == (split == "dev"):
+            for request in ("prompt", "twin", "plain"):
+                if request in row:
+                    passage = Passage(Stage.INPUT, row[request])
+                    yield _of_everyday(row, passage, unsafe=request == "prompt")
+            for request, answer in (("prompt", "unsafe"), ("prompt", "safe"), ("twin", "told")):
+                if answer in row:
+                    passage = Passage(Stage.ANSWER, row[answer], request=row[request])
+                    yield _of_everyday(row, passage, unsafe=answer == "unsafe")
+    for row in rows(PAIRS):
+        kind, plain = row["kind"], row["lang"] == "en" and not row["image"]
+        if row["split"] == split and plain and kind in ("request", "turn"):
+            passage = Passage(Stage.INPUT, row["prompt"])
+            yield _of_everyday(row, passage, unsafe=kind == "request")
+    for row in rows(MUSINGS) if split == "train" else ():
+        if not row["image"]:
+            yield _of_everyday(row, Passage(Stage.INPUT, row["prompt"]), unsafe=True)
+            yield _of_everyday(row, Passage(Stage.INPUT, row["twin_prompt"]), unsafe=False)
+
+
+def _of_everyday(row: dict[str, Any], passage: Passage, *, unsafe: bool) -> Example:
+    return Example(
+        passage=passage,
+        unsafe=unsafe,
+        source=IN_EVERYDAY,
+        group=row["id"],
+        licence=OWN,
+        scenario=Scenario(row["scenario"]) if unsafe else None,
+        contrast=not unsafe and "plain" not in row,
+    )
 
 
 _LANGUAGE_WEIGHT = 4.0  # one source, but seventeen languages

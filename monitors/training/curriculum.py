@@ -20,7 +20,7 @@ from typing import Literal
 from monitors.judges.base import Passage
 from monitors.judges.language import other_script
 from monitors.taxonomy import Scenario, Stage
-from monitors.training.corpus import IN_DOCUMENTS, STATEMENTS, Example, Stance, cut
+from monitors.training.corpus import IN_DOCUMENTS, IN_EVERYDAY, STATEMENTS, Example, Stance, cut
 from monitors.window import EARLIER_STEPS
 
 Phase = Literal["base", "thinking"]
@@ -46,6 +46,7 @@ _THINKING: Mapping[str, float] = {
     "star1:cut": 0.05,
     "matsuo_safecot:cut": 0.05,
     "grid": 0.07,
+    IN_EVERYDAY: 0.14,
 }
 """Shares of the sources of the second phase; what is left is drawn as in the first."""
 

@@ -128,6 +128,8 @@ def learn(
     batches = list(_batches(bags, layout(), recipe.tokens, seed))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device).train()
+    if device.type == "cpu":
+        encoder.bert.set_attn_implementation("eager")  # the fused one goes back slowly
     _freeze(encoder, recipe.frozen)
     weights = [p for p in encoder.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=0.01)
@@ -151,6 +153,7 @@ def learn(
         if at % recipe.keep == recipe.keep - 1:
             _save(checkpoint, encoder, optimiser, schedule, at + 1)
     checkpoint.unlink(missing_ok=True)
+    encoder.bert.set_attn_implementation("sdpa")
     encoder.requires_grad_(True).eval()
 
 

@@ -145,7 +145,7 @@ def to_bring() -> Iterator[str]:
     yield ""
     yield "`stage`: input, reasoning, answer. `unsafe`: 0 or 1. `group`: the goal behind a row; no"
     yield "group in both train and dev. `licence`: as below, to the letter; another is left out of"
-    yield "release. labels.jsonl may be empty. Our own pairs and languages come with the package."
+    yield "release. labels.jsonl may be empty. What we wrote ourselves comes with the package."
     yield ""
     yield "`source` of the rows, where a set of that name is published (check: the corpus records"
     yield "names and licences only), licence, and whether the release build learns from it:"

@@ -35,7 +35,16 @@ from monitors.judges.layout import SCENARIOS, STAGES, STANCES
 from monitors.judges.linear import LinearScorer
 from monitors.taxonomy import Stage
 from monitors.training import network
-from monitors.training.corpus import Build, Corpus, Example, Generation, digest, load
+from monitors.training.corpus import (
+    IN_EVERYDAY,
+    Build,
+    Corpus,
+    Example,
+    Generation,
+    counts,
+    digest,
+    load,
+)
 from monitors.training.curriculum import Phase, draws
 from monitors.training.documents import documents
 from monitors.training.export import onnx_of, tokenizer_bytes
@@ -48,12 +57,12 @@ from monitors.training.voice import voice_only
 class Plan:
     """Everything that decides what is learned, beside data and seed."""
 
-    base: int = 12_000  # bags shown in the first phase
+    base: int = 30_000  # bags shown in the first phase
     # In the second, and of each model that scores a fold.
     thinking: Mapping[str, int] = field(
-        default_factory=lambda: {"release": 14_000, "research": 14_000}
+        default_factory=lambda: {"release": 16_000, "research": 16_000}
     )
-    fold: Mapping[str, int] = field(default_factory=lambda: {"release": 9_000, "research": 9_000})
+    fold: Mapping[str, int] = field(default_factory=lambda: {"release": 10_000, "research": 10_000})
     base_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=1e-4))
     thinking_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5))
     fold_recipe: network.Recipe = field(default_factory=lambda: network.Recipe(rate=6e-5, frozen=2))
@@ -115,13 +124,16 @@ def run(
         linear = kept.linear(build, problem, None)
         held = held_out(kept, encoder, build, problem, corpus.examples)
         report("mixing and calibrating", 0.0)
+        rows, licences = counts(corpus.examples)
         about = {
             "build": build,
             "control": control,
             "seed": seed,
             "plan": asdict(plan),
             "data": data,
-            "rows": _row_counts(corpus),
+            "command": _command(build, seed, control=control),
+            "rows": rows,
+            "licences": licences,
             "left_out": dict(sorted(corpus.left_out.items())),
             "seconds": kept.seconds(build, perf_counter() - started),
             "hardware": network.hardware(),
@@ -132,6 +144,11 @@ def run(
         judge.save(out)
         _write_out_of_fold(out.with_suffix(".oof.jsonl.gz"), found, judge)
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {perf_counter() - started:.0f} s")
+
+
+def _command(build: Build, seed: int, *, control: bool) -> str:
+    of_style = " --control" if control else ""
+    return f"mlrm-guard judge train --data DIR --build {build} --seed {seed}{of_style}"
 
 
 _TIMES = "seconds.json"  # of each part, in the work folder
@@ -172,7 +189,7 @@ def progress(say: Callable[[str], None]) -> Iterator[Report]:
 def read(folder: Path, build: Build, plan: Plan, seed: int, *, control: bool = False) -> Corpus:
     """What a build learns from, the steps made from its requests with it."""
     corpus = load(folder, "train", build)
-    learned = [e for e in corpus.examples if not is_held(e)]
+    learned = [e for e in corpus.examples if not is_held(e) and e.source != IN_EVERYDAY]
     corpus.examples += grid(learned, plan.grid, seed)
     corpus.examples += documents(learned, "train", seed)
     if control:
@@ -184,15 +201,6 @@ def is_held(example: Example) -> bool:
     """Whether a request or answer is kept from learning, to fit mix and thresholds on."""
     held = zlib.crc32(f"held {example.group}".encode()) % 20 == 0
     return held and example.passage.stage is not Stage.REASONING
-
-
-def _row_counts(corpus: Corpus) -> dict[str, list[Any]]:
-    """By source and stage: licence, unsafe rows, safe rows."""
-    counts: dict[str, list[Any]] = {}
-    for e in corpus.examples:
-        row = counts.setdefault(f"{e.source}, {e.passage.stage}", [e.licence, 0, 0])
-        row[1 if e.unsafe else 2] += 1
-    return dict(sorted(counts.items()))
 
 
 # --- what is kept in the work folder ---
@@ -422,8 +430,11 @@ def held_out(
     problem: Callable[[], Problem],
     examples: Sequence[Example],
 ) -> list[Row]:
-    """The held-out requests and answers, scored."""
-    own = [e for e in examples if is_held(e)]
+    """The held-out requests and answers, scored, but those that training saw in other words: as the
+    request or the thinking of a row of their group.
+    """
+    taught = {e.group for e in examples if not is_held(e)}
+    own = [e for e in examples if is_held(e) and e.group not in taught]
     scorers = [
         LinearScorer(kept.linear(build, problem, fold).linear)
         for fold in range(kept.plan.linear.folds)

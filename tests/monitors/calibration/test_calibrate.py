@@ -62,6 +62,33 @@ def written(tmp_path: Path) -> str:
     return (tmp_path / "policy.calibrated.yaml").read_text(encoding="utf-8")
 
 
+def test_measuring_a_policy_fits_and_writes_nothing(tmp_path: Path) -> None:
+    assert calibrate(tmp_path).exit_code == 0
+    fitted = written(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    result = calibrate(tmp_path, "--measure-only", text=fitted)
+    assert result.exit_code == 0, result.output
+    assert sorted(tmp_path.iterdir()) == files
+    assert written(tmp_path) == fitted
+    assert "The policy as it stands" in result.output
+    assert "Other statistics" not in result.output
+    refused = calibrate(tmp_path, "--measure-only", "--plot", str(tmp_path / "plot.svg"))
+    assert refused.exit_code == 1
+    assert "writes nothing" in str(refused.exception)
+
+
+def test_the_worst_source_stands_in_the_policy(tmp_path: Path) -> None:
+    result = calibrate(tmp_path, "--false-alarm-rate", "0.3")
+    found = load_policy(tmp_path / "policy.calibrated.yaml")
+    assert found.calibration is not None
+    worst = found.calibration.worst
+    assert worst is not None, result.output
+    source, bound = worst
+    assert bound.alarms / bound.generations < bound.rate < 1
+    said = explain(found, Scenario.FRAUD, Stage.REASONING)
+    assert f"{source}: at most" in said
+
+
 def test_it_writes_a_policy_and_says_what_it_shows(tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
     result = calibrate(tmp_path, "--plot", str(plot))

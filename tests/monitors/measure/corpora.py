@@ -20,6 +20,7 @@ class WordJudge:
 
     def __init__(self, score: Callable[[Passage], float | None]) -> None:
         self.about = {"build": "release", "rows": {"told, reasoning": ["MIT", 3, 4]}}
+        self.about["licences"] = {"MIT": 7}
         self.asked: list[Passage] = []
         self._score = score
 

@@ -26,7 +26,7 @@ def row(name: str, figure: str, judge: float, control: float | None = None) -> d
 
 def scores(build: str, **changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "judge": f"embedded@{build}",
         "build": build,
         "left out": None,
@@ -40,6 +40,7 @@ def scores(build: str, **changes: Any) -> dict[str, Any]:
         "group folds": "not measured",
         "about": {"seed": 3},
         "trained on": {"told, input": ["MIT", 30, 40], "pairs:read, reasoning": ["Own", 5, 6]},
+        "licences": {"MIT": 70, "Own": 11},
         "sources": ["told", "khalaf_r1", "khalaf_r1:read", "pairs:read"],
         "unknown": {"input, safe": 0},
         "reasons": {},
@@ -95,6 +96,18 @@ def test_what_it_cannot_do_follows_from_the_figures() -> None:
     assert "of the contrast rows" not in card
     assert "could not tell" not in card
     assert "not measured beside a control" in render_card([scores("release", control=None)])
+
+
+def test_templates_and_our_own_thinking_are_not_natural() -> None:
+    limit = "`release`: learned from no natural unsafe thinking"
+    own = {
+        "grid, reasoning": ["several licences", 1500, 4500],
+        "dna+revoiced, reasoning": ["MIT", 40, 40],
+        "pairs:read, reasoning": ["Apache-2.0 (written for mlrm-guard)", 5, 6],
+    }
+    assert limit in render_card([scores("release", **{"trained on": own})])
+    natural = own | {"khalaf_r1:read, reasoning": ["none-stated", 3, 4]}
+    assert limit not in render_card([scores("release", **{"trained on": natural})])
 
 
 def test_a_source_left_out_stands_beside_its_build() -> None:

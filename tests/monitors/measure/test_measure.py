@@ -53,6 +53,7 @@ def test_figures_of_a_judge_that_knows_one_word(data: Path) -> None:
     assert scores["build"] == "release"
     assert scores["control"] is None
     assert scores["trained on"] == {"told, reasoning": ["MIT", 3, 4]}
+    assert scores["licences"] == {"MIT": 7}
 
 
 def test_nothing_is_scored_twice(data: Path) -> None:
@@ -154,7 +155,7 @@ def test_what_cannot_be_done_is_said(data: Path, tmp_path: Path) -> None:
     old = tmp_path / "old.scores.json"
     for text in ('{"build": "release"}', "[1]"):
         old.write_text(text)
-        with pytest.raises(UserError, match="not a score file of format 1"):
+        with pytest.raises(UserError, match="not a score file of format 2"):
             write_card([old], tmp_path / "CARD.md")
     old.write_text("{")
     with pytest.raises(UserError, match="cannot be read"):

@@ -50,6 +50,23 @@ def test_a_source_of_one_label_stands_against_its_stage() -> None:
     assert ("input: calm", "AUROC") not in found
 
 
+def test_all_rows_of_a_document_are_one_group() -> None:
+    """Two documents, one of which is always taken for harm: the interval says so."""
+
+    def of(document: int) -> list[Example]:
+        own = replace(example(document, False, "doc"), group=f"doc-{document}", contrast=True)
+        asked = [example(10 * document + at, at < 10, "asked") for at in range(20)]
+        return [own, *asked]
+
+    odds = np.array([1.0] * 21 + [-1.0] * 21)
+    cells = list(tables.document_table([*of(1), *of(2)], odds, 0))
+    found = {(c.row, c.figure): c.estimate for c in cells}
+    alarms = found["with a request in them", "false alarms at 0.5"]
+    assert alarms is not None
+    assert (alarms.value, alarms.low, alarms.high) == (50.0, 0.0, 100.0)
+    assert ("by themselves, input", "false alarms at 0.5") in found
+
+
 def test_stages_and_contrast_apart() -> None:
     examples = [example(at, at % 2 == 0) for at in range(20)]
     examples = [replace(e, contrast=at in (1, 3)) for at, e in enumerate(examples)]
@@ -117,9 +134,9 @@ def test_alarms_on_safe_thinking() -> None:
     rows = [trace("a", False, [-1, 1], "star1"), trace("b", False, [-1, -1], "star1")]
     rows.append(trace("c", False, [NAN, -1], "safekey"))
     found = figures(tables.benign_table(rows, 0))
-    assert found["star1", "steps"] == 25.0
-    assert found["star1", "generations with any"] == 50.0
-    assert found["safekey", "generations with any"] == 100.0
+    assert found["star1", "steps at 0.5"] == 25.0
+    assert found["star1", "generations with any at 0.5"] == 50.0
+    assert found["safekey", "generations with any at 0.5"] == 100.0
     read = figures(tables.cleared_of_harm_table(rows, 0))
     assert read["safekey, read as safe", "any step at 0.5"] == 100.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,8 @@ def test_read_labels_win_and_start_at_the_onset(tmp_path: Path) -> None:
 
 def test_pairs_teach_their_opening_once(tmp_path: Path) -> None:
     found = load(write(tmp_path), "train", "release")
-    steps = [e for e in found.examples if e.group == "chat-002"]
+    own = [e for e in found.examples if e.group == "chat-002"]
+    steps = [e for e in own if e.passage.stage is Stage.REASONING]
     assert sum("debt between two brothers" in e.passage.text for e in steps) == 1
     assert {e.unsafe for e in steps} == {True, False}
     assert {e.stance for e in steps if e.unsafe} == {"fulfilling"}
@@ -100,7 +101,10 @@ def test_real_corpus_release_rows() -> None:
     assert all(LICENCES[licence][0] for licence in licences)
     dev = {e.group for e in load(REAL, "dev", "research").examples}
     assert not dev & {e.group for e in found.examples}
-    own = {"pairs.jsonl", "languages.jsonl", "documents.jsonl"}
+    own = {path.name for path in corpus.PAIRS.parent.glob("*.jsonl")}
+    assert own == {
+        f"{name}.jsonl" for name in ("documents", "everyday", "languages", "musings", "pairs")
+    }
     assert {*corpus.FILES, *own} == corpus.digest(REAL).keys()
 
 
@@ -119,6 +123,41 @@ def test_musings_teach_both_sides_of_an_opening() -> None:
         # What a step's words alone may leave open, its words under its request do not.
         said = {(e.passage.request, e.passage.text) for e in unsafe}
         assert not said & {(e.passage.request, e.passage.text) for e in safe}
+
+
+def test_everyday_requests_come_with_harmless_ones_in_the_same_words(tmp_path: Path) -> None:
+    data = write(tmp_path)
+    splits: tuple[Split, Split] = ("train", "dev")
+    groups: list[set[str]] = []
+    for split in splits:
+        found = [e for e in load(data, split, "release").examples if e.source == "everyday"]
+        assert len({(e.passage.text, e.passage.request) for e in found}) == len(found)
+        own: dict[str, list[Example]] = defaultdict(list)
+        for e in found:
+            own[e.group].append(e)
+        labels = Counter(tuple((e.passage.stage, e.unsafe) for e in of) for of in own.values())
+        request, answer = Stage.INPUT, Stage.ANSWER
+        asked = ((request, True), (request, False))
+        answered = ((answer, True), (answer, False), (answer, False))
+        assert labels.keys() == {asked, (*asked, *answered), asked[:1], asked[1:]}
+        assert labels[asked] > 100
+        assert labels[*asked, *answered] > 30
+        assert all((e.scenario is None) == (not e.unsafe) for e in found)
+        assert all(len(own[e.group]) == 1 for e in found if not (e.unsafe or e.contrast))
+        groups.append(set(own))
+    assert not groups[0] & groups[1]
+
+
+def test_the_words_of_everyday_requests_do_not_tell_which_are_harmful() -> None:
+    """What a request is for tells, not that it has a frightening word, or its form."""
+    rows = [row for row in corpus.rows(corpus.EVERYDAY) if "twin" in row]
+    for word in ("secretly", "illegal", "hack", "novel", "without", "teacher", "please", "?"):
+        harmful, harmless = (
+            sum(word in row[side].lower() for row in rows) for side in ("prompt", "twin")
+        )
+        assert min(harmful, harmless) > 0.4 * max(harmful, harmless), word
+    lengths = np.array([[len(row["prompt"]), len(row["twin"])] for row in rows])
+    assert 0.85 < lengths[:, 0].mean() / lengths[:, 1].mean() < 1.15
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
