@@ -28,7 +28,7 @@ HARD = ("khalaf_r1", "star1", "matsuo_safecot", "matsuo_pairs")
 
 _OTHER = ("safekey", "pairs")  # of unsafe thinking
 
-EVIDENCE = EvidenceParameters(drift=0.5, clip=4.0)
+EVIDENCE = EvidenceParameters(drift=0.5, clip=5.0)
 """As the shipped default policy has it."""
 
 _NEVER = -np.inf

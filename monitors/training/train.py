@@ -72,10 +72,12 @@ class Plan:
     sampled: int = 0  # generations of each source that are scored out of fold; 0: see _SAMPLED
 
 
-_FALSE_ALARMS = (0.08, 0.05, 0.06)
+_FALSE_ALARMS = (0.10, 0.12, 0.09)
 """By stage, the share of benign rows at 0.5 or more: of requests and answers that were held out,
-contrast among them, and of the steps of labelled thinking. What interrupts a generation is for
-`mlrm-guard calibrate` to bound."""
+contrast among them, and of the steps of labelled thinking, nearly all of which are about harmful
+requests. Of thinking and answers one such step is evidence, not an alarm: with a higher point safe
+thinking never gathers any, and no threshold lies between one false alarm in fifty and none. What
+interrupts a generation is for `mlrm-guard calibrate` to bound."""
 
 _CLEARED = 0.01
 """The share of unsafe rows that the first tier may clear, by stage."""
@@ -299,8 +301,10 @@ class Kept:
         path = self.folder / f"{name}.npy"
         if not path.exists():
             part = path.with_suffix(".part")
-            with self._timed(name), part.open("wb") as file:
-                np.save(file, make())
+            with self._timed(name):
+                found = make()  # which may keep checkpoints, in a part of the same name
+                with part.open("wb") as file:
+                    np.save(file, found)
             part.replace(path)
         return np.asarray(np.load(path), np.float64)
 

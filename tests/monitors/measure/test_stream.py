@@ -79,7 +79,7 @@ def test_unknown_counts_against_the_judge() -> None:
         ("mean of 3", [3, 3, 0, -3], [-np.inf, -np.inf, 2, 0]),
         ("mean of 3", [3, 1], [-np.inf, 2]),
         ("mean of 3", [], []),
-        ("cusum", [9, 9, -9, 1], [3.5, 7.0, 2.5, 3.0]),  # clip 4, drift 0.5
+        ("cusum", [9, 9, -9, 1], [4.5, 9.0, 3.5, 4.0]),  # clip 5, drift 0.5
         ("cusum", [-9, 1], [0.0, 0.5]),
     ],
 )

@@ -135,14 +135,17 @@ def test_levers_are_measured_beside_the_reference(
 ) -> None:
     from monitors.errors import UserError
     from monitors.measure import levers
-    from monitors.training import corpus, train
+    from monitors.training import corpus, network, train
     from monitors.training.fit import Settings
 
     few = corpus.PAIRS.read_text("utf-8").splitlines(keepends=True)[:12]
     (tmp_path / "pairs.jsonl").write_text("".join(few), "utf-8")
     monkeypatch.setattr(corpus, "PAIRS", tmp_path / "pairs.jsonl")
     data, out = write(tmp_path), tmp_path / "levers.json"
-    plan = train.Plan(base=32, lever=24, grid=20, linear=Settings(folds=2, iterations=5))
+    often = network.Recipe(rate=6e-5, keep=1, frozen=2)  # a checkpoint after every batch
+    plan = train.Plan(
+        base=32, lever=24, grid=20, linear=Settings(folds=2, iterations=5), fold_recipe=often
+    )
 
     def run(only: list[str]) -> None:
         levers.run(data, out, work=tmp_path, seed=1, only=only, say=lambda _: None, plan=plan)
