@@ -64,7 +64,7 @@ def calibrate(
         bool, typer.Option(help="Keep curves, drift and clip; all data set the thresholds.")
     ] = False,
     measure_only: Annotated[
-        bool, typer.Option(help="Fit and write nothing: what the policy does as it stands.")
+        bool, typer.Option(help="Fit nothing, write no policy: what it does as it stands.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the plot there, too (SVG).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split into halves.")] = 0,
@@ -113,7 +113,7 @@ def calibrate(
         }
     )
     if measure_only and (out or plot):
-        raise UserError("--measure-only writes nothing: leave out --out and --plot")
+        raise UserError("--measure-only writes no policy and no plot: leave out --out and --plot")
     for written in () if measure_only else (path, *([] if plot is None else [plot])):
         require_writable(written)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)

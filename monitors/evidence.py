@@ -242,7 +242,7 @@ def input_pressure(policy: Policy, verdicts: Iterable[Verdict]) -> float:
             }
             tolerated = sum(p for s, p in scores.items() if s not in named)
             harm = max(unsafe - tolerated, *named.values(), 0.0)
-            leader = max(named, key=lambda s: named[s], default=None)
+            leader = _leader(named, harm)
             if policy.action(leader, Stage.INPUT) is not Action.ALLOW:
                 highest = max(highest, harm / policy.threshold(leader, Stage.INPUT))
     return highest
@@ -301,11 +301,21 @@ def _of_passage(
         }
         tolerated = sum(p for s, p in scores.items() if s not in named)
         harm = max(unsafe - tolerated, *named.values(), 0.0)  # rules may be certain of several
-        scenario = max(named, key=lambda s: named[s], default=None)
+        scenario = _leader(named, harm)
         action = policy.action(scenario, Stage.INPUT)
         if harm >= policy.threshold(scenario, Stage.INPUT) and action.strength > best[0].strength:
             best = (action, scenario)
     return best
+
+
+_LEADS = 1 / 3
+"""Share of the harm from which a request's leading scenario speaks for it. Below it, the judge does
+not know which harm it is, and the policy's `default` row speaks."""
+
+
+def _leader(named: Mapping[Scenario, float], harm: float) -> Scenario | None:
+    leader = max(named, key=lambda s: named[s], default=None)
+    return leader if leader is not None and named[leader] >= _LEADS * harm else None
 
 
 def _of_unknown(policy: Policy, verdict: Verdict, stage: Stage) -> Decision:

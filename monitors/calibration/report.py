@@ -78,7 +78,7 @@ def tell(
 
 def tell_as_it_stands(console: Console, outcomes: Sequence[Outcome], target: Target) -> None:
     """What a policy does with data that fitted nothing: false alarms and detection."""
-    console.print("\n[bold]The policy as it stands[/]; nothing is fitted, nothing written:")
+    console.print("\n[bold]The policy as it stands[/]; nothing is fitted:")
     for line in totals(outcomes):
         console.print(f"  {line}")
     console.print(source_table(outcomes, target))

@@ -164,7 +164,7 @@ _NOT_RECORDED = "not recorded by this build"
 _OF_THE_BENCH = """\
 Hold lag and excursions are the gateway's, and not measured here. The README's figures (Cost; `make
 bench QUICK=1`, 2 shared cores, the embedded judge of that day): hold lag p50 23.1 ms, p99 28.2 ms;
-of 686 benign traces 0.04 % of the characters wait for more than their own step, one is stopped.
+of 686 benign traces 0.11 % of the characters wait for more than their own step, none is stopped.
 """
 
 _SAFE_CONTRAST = 15.0  # percent of contrast rows that may alarm
@@ -512,6 +512,8 @@ def _limits(builds: Mapping[str, Scores]) -> str:
         "It learned no prompt injections, and few agentic or long-context texts.",
         "What thinking is called unsafe was read by language models, both of one kind; onsets err"
         " by a sentence or two.",
+        "It tells better that something is harmful than which harm it is: no table here measures how"
+        " well it names. The README has what it named right of the dev split's requests.",
         "English above all: of other languages it learned little, of most only what was written for"
         " it (languages.jsonl, pairs.jsonl). Languages without a row in the tables were not"
         " measured. Other scripts than Latin are judged by the linear tier alone.",

@@ -38,7 +38,10 @@ def test_a_request_between_lines_leaves_both_whole() -> None:
 
 def test_what_is_asked_and_thought_is_of_the_dev_split() -> None:
     assert len(harmful_requests()) > 30
-    assert len(thinking()) > 100
+    harmful, harmless = thinking("unsafe"), thinking("safe")
+    assert len(harmful) > 100
+    assert [t.prompt for t in harmful] == [t.prompt for t in harmless]
+    assert not {t.reasoning for t in harmful} & {t.reasoning for t in harmless}
     plain = Trace(id="a", prompt="Ask", reasoning="Think")
     codes = {name: encoded(plain, code).reasoning for name, code in CODES.items()}
     assert codes == {"base64": "VGhpbms=", "hex": "5468696e6b", "rot13": "Guvax"}

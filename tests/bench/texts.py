@@ -15,7 +15,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -65,11 +65,10 @@ def _chosen(texts: Iterator[str]) -> list[str]:
     return random.Random(0).sample(starts, min(MOST, len(starts)))
 
 
-def thinking() -> list[Trace]:
-    """The unsafe English sides of the pairs' dev split, from the onset on."""
+def thinking(side: Literal["unsafe", "safe"]) -> list[Trace]:
+    """One side of the English pairs of the dev split, from where the sides part."""
     return [
-        Trace(id=row["id"], prompt=row["prompt"], reasoning=" ".join(row["unsafe"]))
-        for row in _pairs()
+        Trace(id=row["id"], prompt=row["prompt"], reasoning=" ".join(row[side])) for row in _pairs()
     ]
 
 
@@ -127,13 +126,14 @@ def _of_thinking() -> Table:
         stages = [replay_trace(policy, panels, trace)["stage"] for trace in traces]
         return [t for t, stage in zip(traces, stages, strict=True) if stage == Stage.REASONING]
 
-    every = thinking()
-    plain = stopped(every)
+    plain = stopped(thinking("unsafe"))
     table = Table("thinking", "thoughts", "stopped")
-    table.add_row("in plain", str(len(every)), str(len(plain)))
+    table.add_row("harmful", str(len(thinking("unsafe"))), str(len(plain)))
     for name, code in CODES.items():
         found = stopped([encoded(trace, code) for trace in plain])
         table.add_row(f"of these, in {name}", str(len(plain)), str(len(found)))
+    safe = thinking("safe")
+    table.add_row("harmless, of the same requests", str(len(safe)), str(len(stopped(safe))))
     return table
 
 

@@ -140,6 +140,18 @@ def test_priming_for_one_harm_hides_no_other_that_is_refused() -> None:
         assert weigh_input(policy(rows), [both])[::3] == (Action.REFUSE, "unknown")
 
 
+def test_a_guessed_name_brings_no_row_of_its_own() -> None:
+    """A judge that spreads the harm over many names does not know which it is."""
+    rows = policy(
+        {"default": {"input": "flag", "reasoning": "correct", "answer": "refuse"}}
+        | {"child_safety": {"input": "refuse", "reasoning": "refuse", "answer": "refuse"}}
+    )
+    guessed = dict.fromkeys(Scenario, 0.04) | {Scenario.CHILD_SAFETY: 0.09}
+    known = {Scenario.CHILD_SAFETY: 0.5}
+    for scores, action in ((guessed, Action.FLAG), (known, Action.REFUSE)):
+        assert weigh_input(rows, [Verdict(0.9, "judge", scores)]).action is action
+
+
 def test_harm_without_a_name_is_ruled_by_the_default_row() -> None:
     rows = {"default": {"input": "flag", "reasoning": "flag", "answer": "flag"}}
     evidence = fed(Evidence(policy({**rows, "fraud": {"reasoning": "refuse"}})), 1.0)

@@ -74,7 +74,7 @@ def test_measuring_a_policy_fits_and_writes_nothing(tmp_path: Path) -> None:
     assert "Other statistics" not in result.output
     refused = calibrate(tmp_path, "--measure-only", "--plot", str(tmp_path / "plot.svg"))
     assert refused.exit_code == 1
-    assert "writes nothing" in str(refused.exception)
+    assert "writes no policy" in str(refused.exception)
 
 
 def test_the_worst_source_stands_in_the_policy(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_draws_are_seeded_and_balanced(examples: list[Example]) -> None:
         own = [bag.unsafe for bag in drawn if bag.stage is stage]
         assert 0.4 < sum(own) / len(own) < 0.6
     thinking = draws(examples, "thinking", 900, seed=4)
-    assert sum(bag.stage is Stage.REASONING for bag in thinking) > 700
+    assert sum(bag.stage is Stage.REASONING for bag in thinking) > 540
     assert 0.3 < sum(bag.unsafe for bag in thinking) / len(thinking) < 0.6
 
 

@@ -8,14 +8,15 @@ from collections import Counter
 import pytest
 
 from monitors.taxonomy import Stage
-from monitors.training.corpus import DOCUMENTS, IN_DOCUMENTS, Example, Split, load
+from monitors.training.corpus import DOCUMENTS, IN_DOCUMENTS, IN_EVERYDAY, Example, Split, load
 from monitors.training.documents import documents
 from tests.monitors.training.small_corpus import write
 
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return load(write(tmp_path_factory.mktemp("corpus")), "train", "release").examples
+    found = load(write(tmp_path_factory.mktemp("corpus")), "train", "release").examples
+    return [e for e in found if e.source != IN_EVERYDAY]  # as training does
 
 
 def made(requests: list[Example], split: Split = "train") -> list[Example]:
