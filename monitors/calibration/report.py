@@ -153,7 +153,10 @@ def _worst(outcomes: Sequence[Outcome], target: Target) -> str:
 
 
 def worst_source(outcomes: Sequence[Outcome], target: Target) -> tuple[str, Bound] | None:
-    """The source with the highest share of false alarms; None where there are none."""
+    """The source with the highest share of false alarms; None where there are none.
+
+    Its bound holds for the worst of so many sources (Bonferroni).
+    """
     found: dict[str, list[Outcome]] = defaultdict(list)
     for one in outcomes:
         found[one.judged.generation.source].append(one)
@@ -161,7 +164,8 @@ def worst_source(outcomes: Sequence[Outcome], target: Target) -> tuple[str, Boun
     if worst is None or not _rate(worst[1]):
         return None
     alarms, groups = _alarms(worst[1])
-    return worst[0], Bound(groups, alarms, round(upper(alarms, groups, target.confidence), 6), None)
+    sure = 1.0 - (1.0 - target.confidence) / len(found)
+    return worst[0], Bound(groups, alarms, round(upper(alarms, groups, sure), 6), None)
 
 
 def rival_table(own: Sequence[Outcome], rivals: dict[str, list[Outcome]]) -> Table:

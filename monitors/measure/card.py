@@ -512,8 +512,8 @@ def _limits(builds: Mapping[str, Scores]) -> str:
         "It learned no prompt injections, and few agentic or long-context texts.",
         "What thinking is called unsafe was read by language models, both of one kind; onsets err"
         " by a sentence or two.",
-        "It tells better that something is harmful than which harm it is: no table here measures how"
-        " well it names. The README has what it named right of the dev split's requests.",
+        "It tells better that something is harmful than which harm it is: no table here measures"
+        " how well it names. The README has what it named right of the dev split's requests.",
         "English above all: of other languages it learned little, of most only what was written for"
         " it (languages.jsonl, pairs.jsonl). Languages without a row in the tables were not"
         " measured. Other scripts than Latin are judged by the linear tier alone.",
