@@ -427,7 +427,18 @@ def _levers(found: Scores, builds: Mapping[str, Scores], *, newest: bool) -> str
         + "".join(dict.fromkeys(_since(found, scores) for scores in builds.values()))
         + "\n\n"
         + _grid(lines)
+        + (_NEEDED if newest else "")
     )
+
+
+_NEEDED = """
+Bags and windows are no levers of thinking: there a bag is one step, and a step nearly always one
+window. They serve long requests and answers, which these figures do not count.
+
+What the rest would need: natural unsafe thinking that may be published. `research` learned from
+what there is of it, and the headlines say how much more of one model's thinking it finds in time;
+our own pairs move their own figures, and natural ones little.
+"""
 
 
 def _since(levers: Scores, scores: Scores) -> str:
