@@ -237,12 +237,7 @@ def input_pressure(policy: Policy, verdicts: Iterable[Verdict]) -> float:
     highest = 0.0
     for verdict in verdicts:
         for unsafe, scores in _opinions(verdict):
-            named = {
-                s: p for s, p in scores.items() if policy.action(s, Stage.INPUT) is not Action.ALLOW
-            }
-            tolerated = sum(p for s, p in scores.items() if s not in named)
-            harm = max(unsafe - tolerated, *named.values(), 0.0)
-            leader = _leader(named, harm)
+            harm, leader = _led(policy, unsafe, scores, Action.FLAG)
             if policy.action(leader, Stage.INPUT) is not Action.ALLOW:
                 highest = max(highest, harm / policy.threshold(leader, Stage.INPUT))
     return highest
@@ -294,14 +289,7 @@ def _of_passage(
     """
     best: tuple[Action, Scenario | None] = (Action.ALLOW, None)
     for least in (Action.ALLOW, Action.PRIME, Action.REFUSE):
-        named = {
-            s: p
-            for s, p in scores.items()
-            if policy.action(s, Stage.INPUT).strength >= least.strength
-        }
-        tolerated = sum(p for s, p in scores.items() if s not in named)
-        harm = max(unsafe - tolerated, *named.values(), 0.0)  # rules may be certain of several
-        scenario = _leader(named, harm)
+        harm, scenario = _led(policy, unsafe, scores, least)
         action = policy.action(scenario, Stage.INPUT)
         if harm >= policy.threshold(scenario, Stage.INPUT) and action.strength > best[0].strength:
             best = (action, scenario)
@@ -313,9 +301,22 @@ _LEADS = 1 / 3
 not know which harm it is, and the policy's `default` row speaks."""
 
 
-def _leader(named: Mapping[Scenario, float], harm: float) -> Scenario | None:
+def _led(
+    policy: Policy, unsafe: float, scores: Mapping[Scenario, float], least: Action
+) -> tuple[float, Scenario | None]:
+    """The harm of a passage whose scenarios ask for `least` or more, and which of them speaks for
+    it. The `default` row does so only where it asks for as much: that harm is spread over many that
+    are stopped lets none of it pass.
+    """
+    enough = least.strength
+    named = {s: p for s, p in scores.items() if policy.action(s, Stage.INPUT).strength >= enough}
+    tolerated = sum(p for s, p in scores.items() if s not in named)
+    harm = max(unsafe - tolerated, *named.values(), 0.0)  # rules may be certain of several
     leader = max(named, key=lambda s: named[s], default=None)
-    return leader if leader is not None and named[leader] >= _LEADS * harm else None
+    guessed = leader is not None and named[leader] < _LEADS * harm
+    if guessed and policy.action(None, Stage.INPUT).strength >= enough:
+        return harm, None
+    return harm, leader
 
 
 def _of_unknown(policy: Policy, verdict: Verdict, stage: Stage) -> Decision:

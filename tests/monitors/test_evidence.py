@@ -152,6 +152,16 @@ def test_a_guessed_name_brings_no_row_of_its_own() -> None:
         assert weigh_input(rows, [Verdict(0.9, "judge", scores)]).action is action
 
 
+def test_harm_spread_over_rows_that_all_refuse_is_refused_whatever_default_says() -> None:
+    four = list(Scenario)[:4]
+    refusing = {"input": "refuse", "reasoning": "refuse", "answer": "refuse"}
+    tolerant = {"input": "allow", "reasoning": "flag", "answer": "flag"}
+    rows = policy({"default": tolerant} | {str(s): refusing for s in four})
+    spread = Verdict(0.95, "judge", dict.fromkeys(four, 0.23))
+    assert weigh_input(rows, [spread]).action is Action.REFUSE
+    assert input_pressure(rows, [spread]) > 1
+
+
 def test_harm_without_a_name_is_ruled_by_the_default_row() -> None:
     rows = {"default": {"input": "flag", "reasoning": "flag", "answer": "flag"}}
     evidence = fed(Evidence(policy({**rows, "fraud": {"reasoning": "refuse"}})), 1.0)
