@@ -66,9 +66,7 @@ def tell(
         )
         for line in totals(outcomes):
             console.print(f"  {line}")
-    console.print(source_table(outcomes, target))
-    console.print(_worst(outcomes, target))
-    console.print(length_table(outcomes, target))
+    _tell_where(console, outcomes, target)
     if fitted.rivals:
         console.print("\n[bold]Other statistics[/], at the same bounded false-alarm rate:")
         console.print(rival_table(outcomes, fitted.rivals))
@@ -81,6 +79,11 @@ def tell_as_it_stands(console: Console, outcomes: Sequence[Outcome], target: Tar
     console.print("\n[bold]The policy as it stands[/]; nothing is fitted:")
     for line in totals(outcomes):
         console.print(f"  {line}")
+    _tell_where(console, outcomes, target)
+
+
+def _tell_where(console: Console, outcomes: Sequence[Outcome], target: Target) -> None:
+    """By source, the worst of them, and by length."""
     console.print(source_table(outcomes, target))
     console.print(_worst(outcomes, target))
     console.print(length_table(outcomes, target))

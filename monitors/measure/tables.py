@@ -108,11 +108,7 @@ def everyday_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iter
             plain = not e.unsafe and not e.contrast
             kinds["plain requests" if plain else f"{e.passage.stage}, in like words"].append(at)
     for name, own in sorted(kinds.items()):
-        sample = _sample(examples, odds, own, seed)
-        if sample.rows[0]:
-            yield from _cells(name, sample)
-        else:
-            yield _false_alarms(name, sample)
+        yield from _of_kind(name, _sample(examples, odds, own, seed))
 
 
 def document_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iterator[Cell]:
@@ -133,10 +129,7 @@ def document_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iter
     for name, own in sorted(kinds.items()):
         unsafe = [examples[at].unsafe for at in own]
         sample = Sample(odds[own], unsafe, [groups[at] for at in own], seed)
-        if sample.rows[0]:
-            yield from _cells(name, sample)
-        else:
-            yield _false_alarms(name, sample)
+        yield from _of_kind(name, sample)
 
 
 def revoiced_table(examples: Sequence[Example], odds: Vector, seed: int) -> Iterator[Cell]:
@@ -165,6 +158,14 @@ def _cells(row: str, sample: Sample) -> Iterator[Cell]:
     yield from _ranks(row, rows, sample)
     yield Cell(row, rows, "found at 0.5", sample.alarms(unsafe=True))
     yield Cell(row, rows, "false alarms at 0.5", sample.alarms(unsafe=False))
+
+
+def _of_kind(row: str, sample: Sample) -> Iterator[Cell]:
+    """All figures, or false alarms where nothing is unsafe."""
+    if sample.rows[0]:
+        yield from _cells(row, sample)
+    else:
+        yield _false_alarms(row, sample)
 
 
 def _against(row: str, sample: Sample) -> Iterator[Cell]:

@@ -126,13 +126,13 @@ def _of_thinking() -> Table:
         stages = [replay_trace(policy, panels, trace)["stage"] for trace in traces]
         return [t for t, stage in zip(traces, stages, strict=True) if stage == Stage.REASONING]
 
-    plain = stopped(thinking("unsafe"))
+    harmful, safe = thinking("unsafe"), thinking("safe")
+    plain = stopped(harmful)
     table = Table("thinking", "thoughts", "stopped")
-    table.add_row("harmful", str(len(thinking("unsafe"))), str(len(plain)))
+    table.add_row("harmful", str(len(harmful)), str(len(plain)))
     for name, code in CODES.items():
         found = stopped([encoded(trace, code) for trace in plain])
         table.add_row(f"of these, in {name}", str(len(plain)), str(len(found)))
-    safe = thinking("safe")
     table.add_row("harmless, of the same requests", str(len(safe)), str(len(stopped(safe))))
     return table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from monitors.taxonomy import Stage
-from monitors.training.corpus import Example, load
+from monitors.training.corpus import IN_EVERYDAY, Example, load
 from monitors.training.curriculum import draws
 from monitors.training.grid import grid
 from tests.monitors.training.small_corpus import write
@@ -50,6 +50,9 @@ def test_draws_are_seeded_and_balanced(examples: list[Example]) -> None:
         assert 0.4 < sum(own) / len(own) < 0.6
     thinking = draws(examples, "thinking", 900, seed=4)
     assert sum(bag.stage is Stage.REASONING for bag in thinking) > 540
+    traces = [e for e in examples if e.source != IN_EVERYDAY]
+    alone = draws(traces, "thinking", 900, seed=4)
+    assert sum(bag.stage is Stage.REASONING for bag in alone) > 700
     assert 0.3 < sum(bag.unsafe for bag in thinking) / len(thinking) < 0.6
 
 
